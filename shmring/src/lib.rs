@@ -1,0 +1,1 @@
+//! Shared regions, rings, slots and control messages.

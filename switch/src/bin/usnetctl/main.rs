@@ -1,0 +1,2 @@
+//! usnetctl
+fn main() {}

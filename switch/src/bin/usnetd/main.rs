@@ -1,0 +1,2 @@
+//! usnetd
+fn main() {}

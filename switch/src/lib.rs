@@ -1,0 +1,3 @@
+//! The switch.
+
+pub mod classify;

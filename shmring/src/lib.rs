@@ -1,1 +1,23 @@
-//! Shared regions, rings, slots and control messages.
+//! All that `usnetd` and its clients must agree on: shared regions, rings, slots, ownership and
+//! control messages. It knows nothing of networks.
+//!
+//! ```text
+//!   control   messages over a SOCK_SEQPACKET socket; memfds travel with the answer to Attach
+//!   queues    four rings a session: rx, fill, tx, completion
+//!   ring      one ring: cells of descriptors, two positions, a sleep flag
+//!   region    one sealed memfd and the atomics in it
+//!   pool      the daemon's slots: who owns each, frames as tokens that move
+//!   arena     one contiguous range over all segments of slots
+//! ```
+
+pub mod arena;
+pub mod control;
+mod copy;
+pub mod descriptor;
+pub mod layout;
+pub mod ledger;
+pub mod pool;
+pub mod queues;
+pub mod region;
+pub mod ring;
+pub mod words;

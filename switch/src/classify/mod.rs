@@ -3,6 +3,6 @@
 mod key;
 
 pub use key::{
-    Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Malformed, Payload,
-    Protocol,
+    Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Malformed,
+    Payload, Protocol,
 };

@@ -42,7 +42,10 @@ impl Protocol {
     pub const TCP: Self = Self(6);
     pub const UDP: Self = Self(17);
     pub const DCCP: Self = Self(33);
+    pub const ENCRYPTED: Self = Self(50);
+    pub const AUTHENTICATION: Self = Self(51);
     pub const ICMPV6: Self = Self(58);
+    pub const NO_NEXT_HEADER: Self = Self(59);
     pub const SCTP: Self = Self(132);
     pub const UDP_LITE: Self = Self(136);
 
@@ -107,8 +110,8 @@ pub struct Flow {
     pub source_port: u16,
     /// Destination port; of an echo request, the identifier.
     pub destination_port: u16,
-    /// Whether the two ports were read from the frame. False for protocols without ports, later
-    /// fragments, and encrypted payloads.
+    /// Whether the two ports were read from the frame; so too the identifier of an echo. False for
+    /// protocols without ports, later fragments, and encrypted payloads.
     pub ports_known: bool,
 }
 
@@ -137,7 +140,8 @@ pub enum Fragment {
         /// The datagram's identification; 16 bits in IPv4, 32 in IPv6.
         id: u32,
     },
-    /// A later piece; its ports are not known.
+    /// A later piece; its ports are not known. In IPv6 its protocol is what the fragment header names,
+    /// which may be an extension header, so it does not belong in the key of a datagram.
     Later {
         /// The datagram's identification.
         id: u32,
@@ -274,10 +278,12 @@ pub enum Malformed {
     /// A fragment that cannot be: overlapping the header, past 65,535 bytes, a first piece without
     /// its whole transport header, a piece but the last not a multiple of eight.
     Fragment,
-    /// The transport header is cut or its length field is wrong.
+    /// The transport header is cut or its length field is wrong; or a neighbour discovery message that
+    /// a router passed on, that is in fragments, or that names a target that cannot be.
     Transport,
     /// Source address that nobody can have (multicast, broadcast, unspecified where not allowed,
-    /// loopback from outside).
+    /// loopback from outside), link or network; or a destination where no frame may go (unspecified,
+    /// loopback). An IPv6 packet never has an IPv4-mapped address.
     Address,
     /// Headers reach past the part of the frame that was given (only of `classify_head`).
     HeadTooShort,

@@ -1,8 +1,109 @@
 //! Stage 1 of a frame's way: bytes to a [`Classified`] or a [`Malformed`].
+//!
+//! ```text
+//!   frame ─► ethernet ─► tags ─┬─► arp
+//!                              ├─► ipv4 ─► options ───────────┐
+//!                              ├─► ipv6 ─► extension headers ─┼─► fragment ─► transport ─► flow
+//!                              └─► EAPOL, other               │                 └─► icmp ─► quote
+//! ```
+//!
+//! One file a header, no state, no allocation. Invariants:
+//!
+//! - Total: any bytes give an answer, and no byte past the frame is read. Every header is cut from a
+//!   `Cursor`, which knows how much of the frame was given and where the packet ends.
+//! - Strict: what is accepted is what the RFC allows *and* what Linux accepts; a frame that two
+//!   stacks could read differently is [`Malformed`], hence dropped, never forwarded by default.
+//! - Every loop is bounded: two tags, eight extension headers, options within their header.
+//! - Checksums are *not* verified. Of received frames the NIC or the receiving stack does that; a
+//!   frame with a wrong checksum can only reach the client that its header names. Frames with a
+//!   checksum left to the hardware are therefore accepted as they are.
 
+#![forbid(unsafe_code)]
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
+
+mod address;
+mod arp;
+mod cursor;
+mod ethernet;
+mod extension;
+mod fragment;
+mod icmp;
+mod ipv4;
+mod ipv6;
 mod key;
+mod options;
+mod quote;
+mod transport;
 
 pub use key::{
     Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Malformed,
     Payload, Protocol,
 };
+
+use cursor::Cursor;
+use ethernet::EtherType;
+
+/// How many leading bytes of a client's frame are copied and given to [`classify_head`].
+///
+/// Enough for two tags, an IPv6 header, 60 bytes of extension headers and a TCP header, and for an
+/// ICMPv6 error with the quoted ports.
+pub const HEAD_LEN: usize = 128;
+
+/// The longest frame that is accepted, in bytes: what the 16 bits of a descriptor can say.
+pub const MAX_FRAME_LEN: usize = u16::MAX as usize;
+
+/// Says what a whole frame is.
+///
+/// `frame` begins with the Ethernet destination address and has no frame check sequence. It may be
+/// of any length and hold any bytes.
+///
+/// # Errors
+///
+/// The reason for which the frame has to be dropped; never [`Malformed::HeadTooShort`].
+#[inline]
+pub fn classify(frame: &[u8]) -> Result<Classified, Malformed> {
+    parse(frame, frame.len())
+}
+
+/// Says what a frame of `frame_len` bytes is, given only its beginning.
+///
+/// `head` is the first `min(frame_len, HEAD_LEN)` bytes of the frame (more or fewer are fine too),
+/// copied to where the frame's sender cannot change them. The answer is that of [`classify`] on the
+/// whole frame if all headers that decide it lie within `head`.
+///
+/// # Errors
+///
+/// As [`classify`], and [`Malformed::HeadTooShort`] where a header that decides reaches past `head`.
+#[inline]
+pub fn classify_head(head: &[u8], frame_len: usize) -> Result<Classified, Malformed> {
+    parse(head.get(..frame_len).unwrap_or(head), frame_len)
+}
+
+fn parse(head: &[u8], frame_len: usize) -> Result<Classified, Malformed> {
+    if frame_len > MAX_FRAME_LEN {
+        return Err(Malformed::Link);
+    }
+    let mut cursor = Cursor::new(head, frame_len);
+    let link = ethernet::parse(&mut cursor)?;
+    let payload = match link.ether_type {
+        EtherType::IPV4 => Payload::Ip(ipv4::parse(cursor)?),
+        EtherType::IPV6 => Payload::Ip(ipv6::parse(cursor)?),
+        EtherType::ARP => Payload::Arp(arp::parse(cursor)?),
+        EtherType::EAPOL => Payload::Eapol,
+        other => Payload::Other(other.0),
+    };
+    Ok(Classified {
+        destination: link.destination,
+        source: link.source,
+        vlan: link.vlan,
+        inner_vlan: link.inner_vlan,
+        payload,
+    })
+}

@@ -1,0 +1,81 @@
+//! A place in a packet: how far it was read, where it ends, and how much of it was given.
+//!
+//! ```text
+//!   |<- at ->|<---------- left --------->|  padding  |
+//!   +--------+---------------------------+-----------+
+//!   |  read  |         of the packet                 |   the frame
+//!   +--------+---------------------------+-----------+
+//!            |<--- given -->|                            may end anywhere
+//! ```
+//!
+//! A header that reaches past the *packet* is malformed, in the way that its reader names. Only one
+//! that lies within the packet but past what was *given* is [`Malformed::HeadTooShort`]. So a short
+//! head never changes an answer; it can only prevent one.
+
+use super::Malformed;
+use bytemuck::AnyBitPattern;
+
+/// A place in a packet. A copy is a second, independent reader.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor<'a> {
+    given: &'a [u8],
+    left: usize,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// At the beginning of a packet of `len` bytes, of which the first `given.len()` are known.
+    #[inline]
+    pub(super) fn new(given: &'a [u8], len: usize) -> Self {
+        Self { given, left: len, at: 0 }
+    }
+
+    /// Bytes from here to the end of the packet.
+    #[inline]
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Bytes from the beginning of the frame to here.
+    #[inline]
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The next `n` bytes, which are then behind this cursor; `cut` if the packet ends before.
+    #[inline]
+    pub(super) fn take_bytes(&mut self, n: usize, cut: Malformed) -> Result<&'a [u8], Malformed> {
+        let left = self.left.checked_sub(n).ok_or(cut)?;
+        let (taken, rest) = self.given.split_at_checked(n).ok_or(Malformed::HeadTooShort)?;
+        self.given = rest;
+        self.left = left;
+        // `at + left` is at most the length of the frame, so this does not wrap.
+        self.at = self.at.wrapping_add(n);
+        Ok(taken)
+    }
+
+    /// The next header, which is then behind this cursor; `cut` if the packet ends before.
+    #[inline]
+    pub(super) fn take<H: AnyBitPattern>(&mut self, cut: Malformed) -> Result<&'a H, Malformed> {
+        let bytes = self.take_bytes(size_of::<H>(), cut)?;
+        // The length is right and headers have an alignment of one, so this never fails.
+        bytemuck::try_from_bytes(bytes).map_err(|_| cut)
+    }
+
+    /// The next header; the cursor stays. `cut` if the packet ends before.
+    #[inline]
+    pub(super) fn peek<H: AnyBitPattern>(&self, cut: Malformed) -> Result<&'a H, Malformed> {
+        let mut ahead = *self;
+        ahead.take(cut)
+    }
+
+    /// Lets the packet end `n` bytes from here; `cut` if it ends before that already.
+    #[inline]
+    pub(super) fn end_after(&mut self, n: usize, cut: Malformed) -> Result<(), Malformed> {
+        if n > self.left {
+            return Err(cut);
+        }
+        self.left = n;
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Options of IPv4 headers and of IPv6 hop-by-hop and destination headers: whether an end system
+//! accepts them. No option is acted upon.
+
+use super::Malformed;
+
+/// Checks the options of an IPv4 header (RFC 791, RFC 6814), as Linux does in `__ip_options_compile`,
+/// and refuses source routes (RFC 7126 4.3, 4.4), since such a packet is on its way to someone else.
+#[cold]
+pub(super) fn check_ipv4(mut options: &[u8]) -> Result<(), Malformed> {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const RECORD_ROUTE: u8 = 7;
+    const TIMESTAMP: u8 = 68;
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const STRICT_SOURCE_ROUTE: u8 = 137;
+    const ROUTER_ALERT: u8 = 148;
+
+    let (mut routes, mut times) = (0_u8, 0_u8);
+    while let Some((&kind, rest)) = options.split_first() {
+        match kind {
+            END => return Ok(()),
+            NO_OPERATION => {
+                options = rest;
+                continue;
+            }
+            _ => {}
+        }
+        let len = usize::from(*rest.first().ok_or(Malformed::Ipv4)?);
+        let (option, rest) = options.split_at_checked(len).ok_or(Malformed::Ipv4)?;
+        let [_, _, data @ ..] = option else { return Err(Malformed::Ipv4) };
+        let is_sane = match kind {
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => false,
+            RECORD_ROUTE => {
+                routes = routes.saturating_add(1);
+                routes == 1 && has_room(data.first(), len, 4, 4)
+            }
+            TIMESTAMP => {
+                times = times.saturating_add(1);
+                times == 1 && is_timestamp(data, len)
+            }
+            ROUTER_ALERT => len >= 4,
+            _ => true,
+        };
+        if !is_sane {
+            return Err(Malformed::Ipv4);
+        }
+        options = rest;
+    }
+    Ok(())
+}
+
+/// Whether the pointer (1-based, of the next free byte) lies at `first` or later, and leaves either
+/// no room at all or room for `entry` bytes.
+fn has_room(pointer: Option<&u8>, len: usize, first: usize, entry: usize) -> bool {
+    let Some(pointer) = pointer.map(|&p| usize::from(p)) else { return false };
+    pointer >= first && (pointer > len || pointer.saturating_add(entry) <= len.saturating_add(1))
+}
+
+/// Pointer, then overflow count and form: times only, addresses and times, or asked addresses.
+fn is_timestamp(data: &[u8], len: usize) -> bool {
+    let [pointer, form, ..] = data else { return false };
+    match form & 0x0f {
+        0 => has_room(Some(pointer), len, 5, 4),
+        1 | 3 => has_room(Some(pointer), len, 5, 8),
+        _ => false,
+    }
+}
+
+/// Checks the options of an IPv6 hop-by-hop or destination options header (RFC 8200 4.2).
+///
+/// Of options that it does not know a node may ignore only those with two leading zero bits. All
+/// others (jumbo payload, home address) change what the packet means or where it comes from, and the
+/// switch knows none of them, so they are refused.
+#[cold]
+pub(super) fn check_ipv6(mut options: &[u8]) -> Result<(), Malformed> {
+    const PAD_ONE: u8 = 0;
+    const PAD_MANY: u8 = 1;
+    const ACTION: u8 = 0xc0;
+    /// As Linux counts by default (`net.ipv6.max_hbh_opts_number`).
+    const MAX_OPTIONS: usize = 8;
+
+    let (mut count, mut padding) = (0_usize, 0_usize);
+    while let Some((&kind, rest)) = options.split_first() {
+        if kind == PAD_ONE {
+            padding = padding.saturating_add(1);
+            options = rest;
+        } else {
+            let (&len, rest) = rest.split_first().ok_or(Malformed::ExtensionHeaders)?;
+            let len = usize::from(len);
+            let (data, rest) = rest.split_at_checked(len).ok_or(Malformed::ExtensionHeaders)?;
+            if kind == PAD_MANY {
+                padding = padding.saturating_add(len).saturating_add(2);
+                if data.iter().any(|&byte| byte != 0) {
+                    return Err(Malformed::ExtensionHeaders);
+                }
+            } else {
+                padding = 0;
+                count = count.saturating_add(1);
+                if kind & ACTION != 0 {
+                    return Err(Malformed::ExtensionHeaders);
+                }
+            }
+            options = rest;
+        }
+        // More than seven bytes align nothing: a hidden channel (RFC 4942 2.1.9.5).
+        if padding > 7 || count > MAX_OPTIONS {
+            return Err(Malformed::ExtensionHeaders);
+        }
+    }
+    Ok(())
+}

@@ -358,6 +358,7 @@ impl RefusalCode {
 
 /// A message whose length and kind agree.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of the control path, briefly")]
 pub enum Message {
     /// [`Kind::Attach`]
     Attach(Attach),

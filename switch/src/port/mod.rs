@@ -1,0 +1,174 @@
+//! Where frames come from and go to: one narrow trait, two verbs in bursts.
+//!
+//! ```text
+//!             receive                        transmit
+//!   medium ------------> Burst of Frames ---------------> medium
+//!             slots from the Pool             slots back to the Pool
+//! ```
+//!
+//! - A port fills slots of the pool and frees the slots that it has sent; between two calls it may
+//!   hold slots (a network card's rings do), and gives all of them back in [`Port::close`].
+//! - A port never blocks. A frame that it cannot take stays in the burst; one that it must refuse
+//!   (too long, malformed by the medium) is freed and counted.
+//! - Frames are as on the wire: Ethernet header first, VLAN tags in place, checksums complete, no
+//!   frame check sequence.
+
+use crate::classify::Mac;
+use crate::time::Time;
+use core::fmt::Debug;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use usnet_shmring::pool::{Frame, Pool};
+
+/// Frames that move together.
+pub const BURST: usize = 64;
+
+/// Up to [`BURST`] frames in order. Never allocates after it was made.
+#[derive(Debug)]
+pub struct Burst {
+    frames: VecDeque<Frame>,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Burst {
+    /// An empty burst.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { frames: VecDeque::with_capacity(BURST) }
+    }
+
+    /// Frames in it, 0..=[`BURST`].
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Frames that still fit.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        BURST - self.frames.len().min(BURST)
+    }
+
+    /// Puts a frame at the end.
+    ///
+    /// # Errors
+    /// The frame itself if the burst is full.
+    pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
+        if self.room() == 0 {
+            return Err(frame);
+        }
+        self.frames.push_back(frame);
+        Ok(())
+    }
+
+    /// Takes the first frame.
+    #[must_use]
+    pub fn pop(&mut self) -> Option<Frame> {
+        self.frames.pop_front()
+    }
+
+    /// Puts a frame back that was just taken from the front.
+    pub fn put_back(&mut self, frame: Frame) {
+        self.frames.push_front(frame);
+    }
+
+    /// The first frame, left in place.
+    #[must_use]
+    pub fn first(&self) -> Option<&Frame> {
+        self.frames.front()
+    }
+
+    /// Frees all frames and returns how many there were.
+    pub fn clear(&mut self, pool: &mut Pool) -> usize {
+        let count = self.frames.len();
+        for frame in self.frames.drain(..) {
+            pool.free(frame);
+        }
+        count
+    }
+}
+
+/// What a port is, for people and for the switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Name of the interface, or of the end of a wire.
+    pub name: String,
+    /// Kind of the back end: `wire`, `af_packet`, `tap` ...
+    pub backend: &'static str,
+    /// Its link address.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes; a frame is at most this and 14 bytes, and 4 for each VLAN tag.
+    pub mtu: u16,
+}
+
+/// Frames counted at the port's own edge. All only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames handed to the switch.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Frames given to the medium.
+    pub transmitted: u64,
+    /// Their bytes.
+    pub transmitted_bytes: u64,
+    /// Frames that the medium lost before the port saw them (the kernel's own count).
+    pub missed: u64,
+    /// Frames received but too long for a slot, cut, or malformed by the medium.
+    pub receive_errors: u64,
+    /// Frames that the medium refused: too long, too short, link down.
+    pub transmit_errors: u64,
+    /// Frames received with no free slot to put them in.
+    pub no_slot: u64,
+}
+
+/// A network port. An error of either verb means that the port is gone.
+pub trait Port: Debug + Send {
+    /// What it is.
+    fn info(&self) -> &PortInfo;
+
+    /// Takes frames that have arrived, in order, into slots of `pool` and appends them to `into`
+    /// while there is room. Returns how many; 0 means nothing now.
+    ///
+    /// # Errors
+    /// The port is gone.
+    fn receive(&mut self, now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize>;
+
+    /// Sends frames from the front of `from`, in order; those that found no room stay in it. Slots
+    /// of sent and of refused frames go back to `pool`, now or at a later call. Returns how many
+    /// frames left the burst.
+    ///
+    /// # Errors
+    /// The port is gone.
+    fn transmit(&mut self, now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize>;
+
+    /// Its counters.
+    fn counters(&self) -> PortCounters;
+
+    /// A descriptor that is readable when frames can be received, to sleep on.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// When the port next has something by itself, without the descriptor telling.
+    fn next_event(&self) -> Option<Time> {
+        None
+    }
+
+    /// Gives every slot back that the port still holds. Called once, before the port is dropped.
+    fn close(&mut self, pool: &mut Pool) {
+        let _ = pool;
+    }
+}

@@ -4,7 +4,7 @@
 use super::Malformed;
 
 /// Checks both addresses of an IPv4 packet. `is_igmp`: those may come from 0.0.0.0 (RFC 4541).
-#[inline]
+#[inline(always)]
 pub(super) fn check_ipv4(
     source: [u8; 4],
     destination: [u8; 4],
@@ -18,14 +18,14 @@ pub(super) fn check_ipv4(
 }
 
 /// Whether this is neither a multicast, a broadcast nor a loopback address. 0.0.0.0 passes.
-#[inline]
+#[inline(always)]
 pub(super) fn is_ipv4_sender(address: [u8; 4]) -> bool {
     let [first, ..] = address;
     !is_ipv4_multicast(address) && address != [255; 4] && first != 127
 }
 
 /// 224.0.0.0/4 (RFC 1112).
-#[inline]
+#[inline(always)]
 pub(super) fn is_ipv4_multicast([first, ..]: [u8; 4]) -> bool {
     first & 0xf0 == 0xe0
 }
@@ -46,7 +46,7 @@ fn may_come_from_nobody(destination: [u8; 4], is_igmp: bool) -> bool {
 
 /// Checks both addresses of an IPv6 packet. `is_icmp`: those may come from `::` to a group
 /// (duplicate address detection, router solicitation, listener reports).
-#[inline]
+#[inline(always)]
 pub(super) fn check_ipv6(
     source: &[u8; 16],
     destination: &[u8; 16],
@@ -65,7 +65,7 @@ pub(super) fn check_ipv6(
 }
 
 /// `ff00::/8`.
-#[inline]
+#[inline(always)]
 pub(super) fn is_ipv6_multicast([first, ..]: &[u8; 16]) -> bool {
     *first == 0xff
 }
@@ -73,7 +73,7 @@ pub(super) fn is_ipv6_multicast([first, ..]: &[u8; 16]) -> bool {
 /// Whether one host may have this address on a link: not a group, `::`, `::1`, nor an IPv4 address in
 /// disguise (`::ffff:0:0/96`). The last is what lets [`Address`](super::Address) hold both families:
 /// on the wire no IPv6 packet has such an address.
-#[inline]
+#[inline(always)]
 pub(super) fn is_ipv6_unicast(address: &[u8; 16]) -> bool {
     let number = u128::from_be_bytes(*address);
     let is_mapped = number >> 32 == 0xffff;

@@ -25,25 +25,25 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// At the beginning of a packet of `len` bytes, of which the first `given.len()` are known.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(given: &'a [u8], len: usize) -> Self {
         Self { given, left: len, at: 0 }
     }
 
     /// Bytes from here to the end of the packet.
-    #[inline]
+    #[inline(always)]
     pub(super) fn left(&self) -> usize {
         self.left
     }
 
     /// Bytes from the beginning of the frame to here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
     /// The next `n` bytes, which are then behind this cursor; `cut` if the packet ends before.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_bytes(&mut self, n: usize, cut: Malformed) -> Result<&'a [u8], Malformed> {
         let left = self.left.checked_sub(n).ok_or(cut)?;
         let (taken, rest) = self.given.split_at_checked(n).ok_or(Malformed::HeadTooShort)?;
@@ -55,7 +55,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next header, which is then behind this cursor; `cut` if the packet ends before.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take<H: AnyBitPattern>(&mut self, cut: Malformed) -> Result<&'a H, Malformed> {
         let bytes = self.take_bytes(size_of::<H>(), cut)?;
         // The length is right and headers have an alignment of one, so this never fails.
@@ -63,14 +63,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next header; the cursor stays. `cut` if the packet ends before.
-    #[inline]
+    #[inline(always)]
     pub(super) fn peek<H: AnyBitPattern>(&self, cut: Malformed) -> Result<&'a H, Malformed> {
         let mut ahead = *self;
         ahead.take(cut)
     }
 
     /// Lets the packet end `n` bytes from here; `cut` if it ends before that already.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_after(&mut self, n: usize, cut: Malformed) -> Result<(), Malformed> {
         if n > self.left {
             return Err(cut);

@@ -41,10 +41,17 @@ pub(super) struct Link {
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Header {
-    destination: [u8; 6],
-    source: [u8; 6],
+pub(super) struct Header {
+    pub(super) destination: [u8; 6],
+    pub(super) source: [u8; 6],
     ether_type: [u8; 2],
+}
+
+impl Header {
+    #[inline]
+    pub(super) fn ether_type(&self) -> EtherType {
+        EtherType(u16::from_be_bytes(self.ether_type))
+    }
 }
 
 /// A tag as it follows the 0x8100 that announces it.
@@ -65,7 +72,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Link, Malformed> {
         source: Mac(header.source),
         vlan: None,
         inner_vlan: None,
-        ether_type: EtherType(u16::from_be_bytes(header.ether_type)),
+        ether_type: header.ether_type(),
     };
     if link.source.is_group() {
         return Err(Malformed::Address);

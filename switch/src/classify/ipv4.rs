@@ -17,7 +17,7 @@ pub(super) struct Header {
     total_len: [u8; 2],
     id: [u8; 2],
     /// Reserved (1 bit), don't fragment (1), more fragments (1), offset in units of eight bytes (13).
-    pub(super) fragment: [u8; 2],
+    fragment: [u8; 2],
     hop_limit: u8,
     pub(super) protocol: u8,
     checksum: [u8; 2],
@@ -27,18 +27,39 @@ pub(super) struct Header {
 
 const RESERVED: u16 = 0x8000;
 const MORE: u16 = 0x2000;
-pub(super) const OFFSET: u16 = 0x1fff;
+const OFFSET: u16 = 0x1fff;
 const FIXED_LEN: usize = size_of::<Header>();
+
+/// Version 4, five words.
+pub(super) const WITHOUT_OPTIONS: u8 = 0x45;
 
 impl Header {
     /// Bytes of options, if version and length can be true.
     #[inline]
     pub(super) fn options_len(&self) -> Option<usize> {
         match self.version_words {
-            0x45 => Some(0),
+            WITHOUT_OPTIONS => Some(0),
             0x46..=0x4f => (usize::from(self.version_words & 0x0f) << 2).checked_sub(FIXED_LEN),
             _ => None,
         }
+    }
+
+    /// Bytes of the packet behind the fixed part.
+    #[inline]
+    pub(super) fn rest_len(&self) -> Option<usize> {
+        usize::from(u16::from_be_bytes(self.total_len)).checked_sub(FIXED_LEN)
+    }
+
+    /// Whether any of those bits is set that a plain, whole packet does not have.
+    #[inline]
+    pub(super) fn is_piece_or_reserved(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & (RESERVED | MORE | OFFSET) != 0
+    }
+
+    /// Whether this is a piece of a datagram but not the first.
+    #[inline]
+    pub(super) fn is_later_piece(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & OFFSET != 0
     }
 }
 
@@ -48,9 +69,7 @@ pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<IpPacket, Malformed> {
     let offset = cursor.at();
     let header = cursor.take::<Header>(Malformed::Ipv4)?;
     let options_len = header.options_len().ok_or(Malformed::Ipv4)?;
-    let total_len = usize::from(u16::from_be_bytes(header.total_len));
-    let rest_len = total_len.checked_sub(FIXED_LEN).ok_or(Malformed::Ipv4)?;
-    cursor.end_after(rest_len, Malformed::Ipv4)?;
+    cursor.end_after(header.rest_len().ok_or(Malformed::Ipv4)?, Malformed::Ipv4)?;
     if options_len != 0 {
         options::check_ipv4(cursor.take_bytes(options_len, Malformed::Ipv4)?)?;
     }

@@ -25,6 +25,12 @@ impl Header {
         let [first, ..] = self.version_class_label;
         first >> 4 == 6
     }
+
+    /// Bytes of the packet behind this header.
+    #[inline]
+    pub(super) fn rest_len(&self) -> usize {
+        usize::from(u16::from_be_bytes(self.payload_len))
+    }
 }
 
 /// The hop limit that no router lets through (RFC 5082).
@@ -40,7 +46,7 @@ pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<IpPacket, Malformed> {
     if !header.is_version_6() {
         return Err(Malformed::Ipv6);
     }
-    cursor.end_after(usize::from(u16::from_be_bytes(header.payload_len)), Malformed::Ipv6)?;
+    cursor.end_after(header.rest_len(), Malformed::Ipv6)?;
     let chain = extension::walk(header.next, &mut cursor, Extent::Packet)?;
     let is_icmp = chain.protocol == Protocol::ICMPV6;
     address::check_ipv6(&header.source, &header.destination, is_icmp)?;

@@ -1,7 +1,8 @@
 //! Stage 1 of a frame's way: bytes to a [`Classified`] or a [`Malformed`].
 //!
 //! ```text
-//!   frame ─► ethernet ─► tags ─┬─► arp
+//!   frame ─► common: plain TCP and UDP, done
+//!     └────► ethernet ─► tags ─┬─► arp
 //!                              ├─► ipv4 ─► options ───────────┐
 //!                              ├─► ipv6 ─► extension headers ─┼─► fragment ─► transport ─► flow
 //!                              └─► EAPOL, other               │                 └─► icmp ─► quote
@@ -30,6 +31,7 @@
 
 mod address;
 mod arp;
+mod common;
 mod cursor;
 mod ethernet;
 mod extension;
@@ -90,7 +92,17 @@ fn parse(head: &[u8], frame_len: usize) -> Result<Classified, Malformed> {
     if frame_len > MAX_FRAME_LEN {
         return Err(Malformed::Link);
     }
-    let mut cursor = Cursor::new(head, frame_len);
+    let cursor = Cursor::new(head, frame_len);
+    match common::family(cursor) {
+        Some(EtherType::IPV4) => common::ipv4_or_any(cursor),
+        Some(EtherType::IPV6) => common::ipv6_or_any(cursor),
+        _ => parse_any(cursor),
+    }
+}
+
+/// The long way, which is right for every frame.
+#[inline(never)]
+fn parse_any(mut cursor: Cursor<'_>) -> Result<Classified, Malformed> {
     let link = ethernet::parse(&mut cursor)?;
     let payload = match link.ether_type {
         EtherType::IPV4 => Payload::Ip(ipv4::parse(cursor)?),

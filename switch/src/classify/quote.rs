@@ -42,8 +42,7 @@ pub(super) fn parse_v4(mut cursor: Cursor<'_>) -> Result<Flow, Malformed> {
         destination_port: 0,
         ports_known: false,
     };
-    let is_later = u16::from_be_bytes(header.fragment) & ipv4::OFFSET != 0;
-    with_ports(flow, cursor, is_later, Protocol::ICMP, [8, 0])
+    with_ports(flow, cursor, header.is_later_piece(), Protocol::ICMP, [8, 0])
 }
 
 /// The flow of a quoted IPv6 packet.

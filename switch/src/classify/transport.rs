@@ -135,29 +135,36 @@ fn header(network: &Network, cursor: Cursor<'_>) -> Result<Transport, Malformed>
         Fragment::Later { .. } => return Ok(Transport::WITHOUT_PORTS),
     };
     match network.protocol {
-        Protocol::TCP => {
-            let header = cursor.peek::<TcpHeader>(cut)?;
-            let len = usize::from(header.data_offset >> 4) << 2;
-            if len < size_of::<TcpHeader>() {
-                return Err(Malformed::Transport);
-            }
-            if len > cursor.left() {
-                return Err(cut);
-            }
-            Ok(Transport::with_ports(header.ports))
-        }
+        Protocol::TCP => Ok(Transport::with_ports(tcp(cursor, cut)?)),
         Protocol::UDP => {
-            let header = cursor.peek::<UdpHeader>(cut)?;
-            let len = usize::from(u16::from_be_bytes(header.len));
-            if len < size_of::<UdpHeader>() || (is_whole && len > cursor.left()) {
-                return Err(Malformed::Transport);
-            }
-            let transport = Transport::with_ports(header.ports);
+            let transport = Transport::with_ports(udp(cursor, is_whole, cut)?);
             let kind = dhcp(network.is_ipv6, transport.destination_port);
             Ok(Transport { kind, ..transport })
         }
         _ => rare(network, cursor, is_whole, cut),
     }
+}
+
+/// The ports of the TCP header that begins here; `cut` if not all of it is in the packet.
+#[inline(always)]
+pub(super) fn tcp(cursor: Cursor<'_>, cut: Malformed) -> Result<Ports, Malformed> {
+    let header = cursor.peek::<TcpHeader>(cut)?;
+    let len = usize::from(header.data_offset >> 4) << 2;
+    if len < size_of::<TcpHeader>() {
+        return Err(Malformed::Transport);
+    }
+    if len > cursor.left() { Err(cut) } else { Ok(header.ports) }
+}
+
+/// The ports of the UDP header that begins here; `cut` if not all of it is in the packet.
+#[inline(always)]
+pub(super) fn udp(cursor: Cursor<'_>, is_whole: bool, cut: Malformed) -> Result<Ports, Malformed> {
+    let header = cursor.peek::<UdpHeader>(cut)?;
+    let len = usize::from(u16::from_be_bytes(header.len));
+    if len < size_of::<UdpHeader>() || (is_whole && len > cursor.left()) {
+        return Err(Malformed::Transport);
+    }
+    Ok(header.ports)
 }
 
 /// Every protocol but TCP and UDP.

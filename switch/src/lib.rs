@@ -1,5 +1,29 @@
 //! The switch: stages of a frame's way in the order in which it passes them.
+//!
+//! ```text
+//!   port      bytes of a medium  <-> frames in slots of the pool
+//!   classify  frame              ->  flow, or malformed
+//!   steer     flow               ->  receiver
+//!   vet       a client's frame   ->  permitted, or not
+//!   deliver   frame, receiver    ->  rx ring or port
+//!   switch    all of it, one step at a time
+//! ```
+
+pub mod port;
 
 pub mod classify;
-pub mod port;
+
+pub mod steer;
+
+pub mod verdict;
+
+mod vet;
+
+mod answer;
+mod deliver;
+mod interface;
+
+pub mod session;
+pub mod stats;
+pub mod switch;
 pub mod time;

@@ -16,6 +16,7 @@
 use crate::classify::Mac;
 use crate::time::Time;
 use core::fmt::Debug;
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -114,7 +115,7 @@ pub struct PortInfo {
 }
 
 /// Frames counted at the port's own edge. All only grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortCounters {
     /// Frames handed to the switch.
     pub received: u64,

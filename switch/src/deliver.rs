@@ -1,0 +1,344 @@
+//! Stage 3 of a frame's way: into a client's rx ring or a port's burst.
+//!
+//! ```text
+//!   Frame        -> shared client    lent as it lies
+//!                -> isolated client  copied into a slot of its own receive pool
+//!                -> port             appended to the port's burst
+//!   ClientFrame  -> same group       lent on as it lies
+//!                -> anyone else      vetted head + rest copied into a slot; the slot is completed
+//! ```
+//!
+//! - Rings are written frame by frame and published once a burst, with at most one wake-up for each
+//!   receiver ([`Deliver::flush`]).
+//! - Every frame that comes in here is counted once: delivered, handed to a port's burst, or dropped
+//!   with a reason. Every slot goes on or back.
+
+use crate::port::Burst;
+use crate::session::Session;
+use crate::stats::Totals;
+use crate::verdict::DropReason;
+use usnet_shmring::descriptor::Fault;
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::pool::{ClientFrame, Frame, Pool, Returned};
+
+/// A client's frame on its way: the token and the private copy of its head that was judged.
+#[derive(Debug)]
+pub(crate) struct Sent<'a> {
+    pub(crate) frame: ClientFrame,
+    pub(crate) head: &'a [u8],
+}
+
+/// Everything that delivery needs.
+#[derive(Debug)]
+pub(crate) struct Deliver {
+    pub(crate) pool: Pool,
+    pub(crate) totals: Totals,
+    sessions: Vec<Option<Box<Session>>>,
+    /// Sessions with something to publish.
+    touched: Vec<SessionId>,
+    /// Sessions that committed a fault, to be ended after the burst.
+    pub(crate) faulted: Vec<(SessionId, Fault)>,
+}
+
+impl Deliver {
+    pub(crate) fn new(pool: Pool) -> Self {
+        Self {
+            pool,
+            totals: Totals::default(),
+            sessions: Vec::new(),
+            touched: Vec::new(),
+            faulted: Vec::new(),
+        }
+    }
+
+    // ---- sessions ----
+
+    /// Puts a session in its place; gives it back if the place is taken.
+    pub(crate) fn insert(&mut self, session: Box<Session>) -> Result<(), Box<Session>> {
+        let index = usize::from(session.id.0);
+        if self.sessions.len() <= index {
+            self.sessions.resize_with(index + 1, || None);
+            // `touch` and `fault` never allocate: each session is on each list at most once.
+            self.touched.reserve(self.sessions.len());
+            self.faulted.reserve(2 * self.sessions.len());
+        }
+        match self.sessions.get_mut(index) {
+            Some(place @ None) => {
+                *place = Some(session);
+                Ok(())
+            }
+            _ => Err(session),
+        }
+    }
+
+    /// Takes a session out, for as long as its own rings are worked on, or for good.
+    #[inline]
+    pub(crate) fn take(&mut self, id: SessionId) -> Option<Box<Session>> {
+        self.sessions.get_mut(usize::from(id.0))?.take()
+    }
+
+    /// Puts a session back that was taken out for a while.
+    #[inline]
+    pub(crate) fn put_back(&mut self, session: Box<Session>) {
+        if let Some(place) = self.sessions.get_mut(usize::from(session.id.0)) {
+            *place = Some(session);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn session_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(usize::from(id.0))?.as_deref_mut()
+    }
+
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.iter().flatten().map(Box::as_ref)
+    }
+
+    pub(crate) fn sessions_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.sessions.iter_mut().flatten().map(Box::as_mut)
+    }
+
+    #[inline]
+    fn touch(touched: &mut Vec<SessionId>, session: &mut Session) {
+        if !session.touched {
+            session.touched = true;
+            touched.push(session.id);
+        }
+    }
+
+    pub(crate) fn fault(&mut self, id: SessionId, fault: Fault) {
+        if self.faulted.iter().all(|(other, _)| *other != id) {
+            self.faulted.push((id, fault));
+        }
+    }
+
+    // ---- ends of a frame's way ----
+
+    /// Drops a frame.
+    #[inline]
+    pub(crate) fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
+        self.totals.dropped.add(reason, 1);
+        self.pool.free(frame);
+    }
+
+    /// Uses a frame up: the switch has answered it, or its content is known already.
+    #[inline]
+    pub(crate) fn consume(&mut self, frame: Frame) {
+        self.totals.consumed += 1;
+        self.pool.free(frame);
+    }
+
+    /// Appends a frame to a port's burst.
+    #[inline]
+    pub(crate) fn to_port(&mut self, out: &mut Burst, frame: Frame) {
+        if let Err(frame) = out.push(frame) {
+            self.drop_frame(frame, DropReason::PortFull);
+        }
+    }
+
+    /// A copy of a frame for one more receiver, counted as generated. `None` is counted as well: as
+    /// generated and dropped.
+    pub(crate) fn duplicate(&mut self, frame: &Frame) -> Option<Frame> {
+        self.totals.generated += 1;
+        let copy = self.pool.alloc().and_then(|mut copy| {
+            if self.pool.copy(frame, &mut copy) {
+                return Some(copy);
+            }
+            self.pool.free(copy);
+            None
+        });
+        if copy.is_none() {
+            self.totals.dropped.add(DropReason::NoSlot, 1);
+        }
+        copy
+    }
+
+    /// A daemon's copy of a client's frame, its head as it was judged; the token stays.
+    pub(crate) fn copy_sent(&mut self, sent: &Sent<'_>) -> Option<Frame> {
+        let mut copy = self.pool.alloc()?;
+        if self.pool.copy_vetted(sent.head, &sent.frame, &mut copy) {
+            return Some(copy);
+        }
+        self.pool.free(copy);
+        None
+    }
+
+    /// Gives a client's slot back. `sender` is taken out of its place at this time.
+    #[inline]
+    pub(crate) fn complete(&mut self, sender: &mut Session, frame: ClientFrame) {
+        if let Some((_, raw)) = self.pool.complete(frame) {
+            // There is room: a burst is never larger than the room that is left when every slot
+            // that is away has come back.
+            let _ = sender.queues.completion.push(raw);
+            Self::touch(&mut self.touched, sender);
+        }
+    }
+
+    /// Drops a client's frame.
+    #[inline]
+    pub(crate) fn drop_sent(&mut self, from: &mut Session, frame: ClientFrame, reason: DropReason) {
+        self.totals.dropped.add(reason, 1);
+        from.counters.dropped_from.add(reason, 1);
+        self.complete(from, frame);
+    }
+
+    /// Delivers a frame to a client.
+    #[inline]
+    pub(crate) fn to_client(&mut self, frame: Frame, to: SessionId) {
+        let Self { pool, sessions, totals, touched, .. } = self;
+        let Some(Some(session)) = sessions.get_mut(usize::from(to.0)) else {
+            return self.drop_frame(frame, DropReason::SessionEnded);
+        };
+        let length = frame.len() as u64;
+        let reason = match rx_room(session) {
+            Ok(true) => {
+                let lent = match session.receive {
+                    None => pool.lend(frame, to),
+                    Some(home) => match pool.alloc_from(home) {
+                        Some(mut own) => {
+                            pool.copy(&frame, &mut own);
+                            pool.free(frame);
+                            pool.lend(own, to)
+                        }
+                        None => {
+                            pool.free(frame);
+                            None
+                        }
+                    },
+                };
+                match lent.map(|raw| session.queues.rx.push(raw)) {
+                    Some(Ok(())) => {
+                        totals.to_clients += 1;
+                        session.counters.delivered += 1;
+                        session.counters.delivered_bytes += length;
+                        Self::touch(touched, session);
+                        return;
+                    }
+                    _ => DropReason::NoSlot,
+                }
+            }
+            Ok(false) => {
+                pool.free(frame);
+                DropReason::RingFull
+            }
+            Err(fault) => {
+                pool.free(frame);
+                self.fault(to, fault);
+                self.totals.dropped.add(DropReason::SessionEnded, 1);
+                return;
+            }
+        };
+        totals.dropped.add(reason, 1);
+        session.counters.dropped_to.add(reason, 1);
+    }
+
+    /// Delivers a client's frame to another client and gives or lends its slot on.
+    #[inline]
+    pub(crate) fn sent_to_client(&mut self, from: &mut Session, sent: Sent<'_>, to: SessionId) {
+        let Self { pool, sessions, totals, touched, .. } = self;
+        let Some(Some(session)) = sessions.get_mut(usize::from(to.0)) else {
+            return self.drop_sent(from, sent.frame, DropReason::SessionEnded);
+        };
+        let length = sent.frame.len() as u64;
+        let reason = match rx_room(session) {
+            Ok(true) => {
+                let passes = from.shares_with(session);
+                let (lent, back) = if passes {
+                    (pool.pass(sent.frame, to), None)
+                } else {
+                    let home = session.receive.unwrap_or(pool.port_home());
+                    let lent = pool.alloc_from(home).and_then(|mut own| {
+                        pool.copy_vetted(sent.head, &sent.frame, &mut own);
+                        pool.lend(own, to)
+                    });
+                    (lent, Some(sent.frame))
+                };
+                let delivered = lent.is_some_and(|raw| session.queues.rx.push(raw).is_ok());
+                if delivered {
+                    totals.to_clients += 1;
+                    session.counters.delivered += 1;
+                    session.counters.delivered_bytes += length;
+                    Self::touch(touched, session);
+                } else {
+                    totals.dropped.add(DropReason::NoSlot, 1);
+                    session.counters.dropped_to.add(DropReason::NoSlot, 1);
+                }
+                if let Some(frame) = back {
+                    self.complete(from, frame);
+                }
+                return;
+            }
+            Ok(false) => DropReason::RingFull,
+            Err(fault) => {
+                self.fault(to, fault);
+                return self.drop_sent(from, sent.frame, DropReason::SessionEnded);
+            }
+        };
+        session.counters.dropped_to.add(reason, 1);
+        totals.dropped.add(reason, 1);
+        self.complete(from, sent.frame);
+    }
+
+    // ---- rings ----
+
+    /// Takes back what a session put on its fill ring: at most one burst. Returns how many slots.
+    #[inline]
+    pub(crate) fn take_returned(&mut self, id: SessionId) -> Result<usize, Fault> {
+        let mut returned =
+            [usnet_shmring::descriptor::RawDescriptor::default(); crate::port::BURST];
+        let count = match self.session_mut(id) {
+            Some(session) => {
+                let fill = &mut session.queues.fill;
+                if fill.available() == 0 && fill.refresh()? == 0 {
+                    return Ok(0);
+                }
+                let count = fill.pop_burst(&mut returned);
+                fill.release();
+                count
+            }
+            None => 0,
+        };
+        for raw in returned.iter().take(count) {
+            if let Returned::Completed(owner, raw) = self.pool.take_back(id, *raw)? {
+                self.push_completion(owner, raw);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Puts a slot on its owner's completion ring, which has room for all its slots that are away.
+    #[inline]
+    pub(crate) fn push_completion(
+        &mut self,
+        owner: SessionId,
+        raw: usnet_shmring::descriptor::RawDescriptor,
+    ) {
+        let Self { sessions, touched, .. } = self;
+        if let Some(Some(session)) = sessions.get_mut(usize::from(owner.0)) {
+            let _ = session.queues.completion.push(raw);
+            Self::touch(touched, session);
+        }
+    }
+
+    /// Shows every client what was written for it and wakes those that sleep.
+    pub(crate) fn flush(&mut self) {
+        let Self { touched, sessions, .. } = self;
+        for id in touched.drain(..) {
+            let Some(Some(session)) = sessions.get_mut(usize::from(id.0)) else { continue };
+            session.touched = false;
+            let frames = session.queues.rx.publish();
+            let slots = session.queues.completion.publish();
+            if (frames || slots) && session.queues.peer.must_wake() {
+                session.counters.wakeups += 1;
+                session.waker.wake();
+            }
+        }
+    }
+}
+
+/// Whether a session's rx ring has room; asks the client only when it looks full.
+#[inline]
+fn rx_room(session: &mut Session) -> Result<bool, Fault> {
+    let rx = &mut session.queues.rx;
+    Ok(rx.room() > 0 || rx.refresh()? > 0)
+}

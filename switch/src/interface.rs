@@ -1,0 +1,478 @@
+//! One shared interface: what becomes of frames from its wire, its host stack and its clients.
+//!
+//! ```text
+//!                     +-- host port (kernel)
+//!   wire port --------+-- clients, by the steering table
+//!                     +-- the switch itself (answers for addresses of clients)
+//! ```
+//!
+//! - A frame never leaves the interface that it came in on.
+//! - A frame sent to the interface's own link address by a client or the kernel is steered as if it
+//!   had arrived; any other unicast frame goes to the wire.
+
+use crate::answer::{advertisement, arp_reply};
+use crate::classify::{
+    ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, classify,
+};
+use crate::deliver::{Deliver, Sent};
+use crate::port::{Burst, Port};
+use crate::session::Session;
+use crate::steer::{FragmentTable, Table};
+use crate::time::Time;
+use crate::verdict::{DropReason, Receiver};
+use crate::vet::{Vetted, is_group_address, quoted_answer, vet};
+use std::io;
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::pool::Frame;
+
+/// A port and the frames that wait for it.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    pub(crate) port: Box<dyn Port>,
+    pub(crate) out: Burst,
+    pub(crate) gone: bool,
+}
+
+impl Outlet {
+    pub(crate) fn new(port: Box<dyn Port>) -> Self {
+        Self { port, out: Burst::new(), gone: false }
+    }
+
+    /// Sends what waits; returns how many frames left, or why the port is gone.
+    pub(crate) fn flush(&mut self, deliver: &mut Deliver, now: Time) -> io::Result<usize> {
+        if self.out.is_empty() || self.gone {
+            return Ok(0);
+        }
+        let count = self.port.transmit(now, &mut deliver.pool, &mut self.out)?;
+        deliver.totals.to_ports += count as u64;
+        Ok(count)
+    }
+
+    /// Appends a frame, sending first if there is no room.
+    #[inline]
+    fn push(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        if self.gone {
+            return deliver.drop_frame(frame, DropReason::NoReceiver);
+        }
+        if self.out.room() == 0 && self.flush(deliver, now).is_err() {
+            self.gone = true;
+        }
+        deliver.to_port(&mut self.out, frame);
+    }
+}
+
+/// Who gets a frame that came from the wire, or was sent to the interface's own address.
+enum Steered {
+    To(Receiver),
+    /// Everyone who may care; see [`Interface::audience`].
+    Group,
+    /// The kernel sees these frames on the interface itself.
+    KernelHasIt,
+    /// The switch answers.
+    Answer(Answer),
+    Drop(DropReason),
+}
+
+enum Answer {
+    Arp(ArpPacket),
+    Neighbor(Flow, crate::classify::Address),
+}
+
+/// An interface of the switch.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    pub(crate) mac: Mac,
+    /// Longest frame without tags.
+    pub(crate) frame_limit: usize,
+    pub(crate) table: Table,
+    /// Datagrams that clients send in pieces.
+    pub(crate) sent_fragments: FragmentTable<SessionId>,
+    pub(crate) wire: Outlet,
+    pub(crate) host: Option<Outlet>,
+    /// ARP and neighbour discovery reach the kernel without the switch.
+    pub(crate) host_sees_arp: bool,
+    /// Clients attached to it.
+    pub(crate) clients: Vec<SessionId>,
+}
+
+impl Interface {
+    // ---- from the wire ----
+
+    /// A frame that arrived on the wire.
+    #[inline]
+    pub(crate) fn from_wire(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        let seen = match classify(deliver.pool.bytes(&frame)) {
+            Ok(seen) => seen,
+            Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),
+        };
+        if seen.destination != self.mac && !seen.destination.is_group() {
+            return deliver.drop_frame(frame, DropReason::NotForUs);
+        }
+        match self.steer(&seen, now) {
+            Steered::To(receiver) => self.to_receiver(deliver, frame, receiver, now),
+            Steered::Group => self.to_audience(deliver, frame, &seen, None, false, now),
+            Steered::KernelHasIt => deliver.consume(frame),
+            Steered::Answer(answer) => {
+                let reply = self.reply(deliver, &answer, seen.source);
+                deliver.consume(frame);
+                if let Some(reply) = reply {
+                    self.wire.push(deliver, reply, now);
+                }
+            }
+            Steered::Drop(reason) => deliver.drop_frame(frame, reason),
+        }
+    }
+
+    /// Who receives a frame that arrives.
+    #[inline]
+    fn steer(&mut self, seen: &Classified, now: Time) -> Steered {
+        let host = self.host_receiver();
+        if seen.vlan.is_some() {
+            // The kernel may have VLAN interfaces; clients have none.
+            return host;
+        }
+        match &seen.payload {
+            Payload::Ip(packet) => match packet.kind {
+                IpKind::Plain => self.steer_ip(seen, packet, now),
+                kind => self.steer_control(seen, packet, kind, now),
+            },
+            Payload::Arp(arp) => self.steer_arp(arp),
+            Payload::Eapol | Payload::Other(_) => host,
+        }
+    }
+
+    fn host_receiver(&self) -> Steered {
+        if self.host.is_some() {
+            Steered::To(Receiver::Host)
+        } else {
+            Steered::Drop(DropReason::NoReceiver)
+        }
+    }
+
+    #[inline]
+    fn steer_ip(&mut self, seen: &Classified, packet: &IpPacket, now: Time) -> Steered {
+        if seen.destination.is_group() || is_group_address(packet.flow.destination) {
+            return Steered::Group;
+        }
+        match self.table.receiver(packet, now) {
+            Some(receiver) => Steered::To(receiver),
+            None => Steered::Drop(DropReason::NoReceiver),
+        }
+    }
+
+    fn steer_control(
+        &mut self,
+        seen: &Classified,
+        packet: &IpPacket,
+        kind: IpKind,
+        now: Time,
+    ) -> Steered {
+        let to = |receiver: Option<Receiver>| {
+            receiver.map_or(Steered::Drop(DropReason::NoReceiver), Steered::To)
+        };
+        match kind {
+            IpKind::Icmp(Icmp::NeighborAdvertisement { .. }) => Steered::Group,
+            IpKind::Icmp(Icmp::NeighborSolicitation { target }) => {
+                match self.table.address_default(target) {
+                    Some(Receiver::Client(_)) => {
+                        Steered::Answer(Answer::Neighbor(packet.flow, target))
+                    }
+                    _ if self.host_sees_arp => Steered::KernelHasIt,
+                    _ => self.host_receiver(),
+                }
+            }
+            IpKind::Icmp(Icmp::Router) if self.host_sees_arp => Steered::KernelHasIt,
+            // A request is for the owner of the address, whoever asked others with the same id.
+            IpKind::Icmp(Icmp::EchoRequest) if !seen.destination.is_group() => {
+                to(self.table.address_default(packet.flow.destination))
+            }
+            IpKind::Icmp(icmp @ Icmp::Error { .. }) if !seen.destination.is_group() => {
+                match quoted_answer(&icmp) {
+                    Some(answer) => to(self.table.lookup(&answer, now)),
+                    None => self.host_receiver(),
+                }
+            }
+            IpKind::DhcpReply | IpKind::DhcpRequest => self.host_receiver(),
+            _ => self.steer_ip(seen, packet, now),
+        }
+    }
+
+    fn steer_arp(&self, arp: &ArpPacket) -> Steered {
+        // Replies and announcements concern whoever has asked or remembers.
+        if arp.operation != 1 || arp.sender == arp.target {
+            return Steered::Group;
+        }
+        match self.table.address_default(arp.target) {
+            Some(Receiver::Client(_)) => Steered::Answer(Answer::Arp(*arp)),
+            _ if self.host_sees_arp => Steered::KernelHasIt,
+            _ => self.host_receiver(),
+        }
+    }
+
+    fn reply(&self, deliver: &mut Deliver, answer: &Answer, to: Mac) -> Option<Frame> {
+        deliver.totals.generated += 1;
+        let mut frame = deliver.pool.alloc();
+        let filled = match (&mut frame, answer) {
+            (None, _) => false,
+            (Some(frame), Answer::Arp(request)) => {
+                deliver.pool.fill(frame, &arp_reply(request, self.mac))
+            }
+            (Some(frame), Answer::Neighbor(flow, target)) => {
+                deliver.pool.fill(frame, &advertisement(to, flow.source, *target, self.mac))
+            }
+        };
+        match frame {
+            Some(frame) if filled => Some(frame),
+            Some(frame) => {
+                deliver.drop_frame(frame, DropReason::NoSlot);
+                None
+            }
+            None => {
+                deliver.totals.dropped.add(DropReason::NoSlot, 1);
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn to_receiver(&mut self, deliver: &mut Deliver, frame: Frame, to: Receiver, now: Time) {
+        match (to, &mut self.host) {
+            (Receiver::Client(id), _) => deliver.to_client(frame, id),
+            (Receiver::Host, Some(host)) => host.push(deliver, frame, now),
+            (Receiver::Host, None) => deliver.drop_frame(frame, DropReason::NoReceiver),
+        }
+    }
+
+    /// Copies a frame to all that may care. The last receiver gets the frame itself.
+    fn to_audience(
+        &mut self,
+        deliver: &mut Deliver,
+        frame: Frame,
+        seen: &Classified,
+        except: Option<SessionId>,
+        from_host: bool,
+        now: Time,
+    ) {
+        let is_link = !matches!(&seen.payload, Payload::Ip(packet)
+            if !matches!(packet.kind, IpKind::Icmp(Icmp::NeighborAdvertisement { .. })));
+        let host_cares = !from_host && self.host.is_some() && !(is_link && self.host_sees_arp);
+        let mut last: Option<Receiver> = host_cares.then_some(Receiver::Host);
+        for index in 0..self.clients.len() {
+            let Some(id) = self.clients.get(index).copied() else { break };
+            if except == Some(id) || !self.cares(id, seen, is_link) {
+                continue;
+            }
+            if let Some(receiver) = last.replace(Receiver::Client(id))
+                && let Some(copy) = deliver.duplicate(&frame)
+            {
+                self.to_receiver(deliver, copy, receiver, now);
+            }
+        }
+        match last {
+            Some(receiver) => self.to_receiver(deliver, frame, receiver, now),
+            None if is_link => deliver.consume(frame),
+            None => deliver.drop_frame(frame, DropReason::NoReceiver),
+        }
+    }
+
+    /// Whether a client wants a group frame: neighbour answers always, datagrams to ports that it
+    /// holds at any address.
+    fn cares(&self, id: SessionId, seen: &Classified, is_link: bool) -> bool {
+        if is_link {
+            return true;
+        }
+        match &seen.payload {
+            Payload::Ip(packet) if packet.flow.ports_known => self
+                .table
+                .listeners(packet.flow.protocol, packet.flow.destination_port)
+                .any(|receiver| receiver == Receiver::Client(id)),
+            _ => false,
+        }
+    }
+
+    // ---- from the host stack ----
+
+    /// A frame that the kernel sent on the host port.
+    pub(crate) fn from_host(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        let seen = match classify(deliver.pool.bytes(&frame)) {
+            Ok(seen) => seen,
+            Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),
+        };
+        if seen.destination == self.mac && self.mac != Mac::default() {
+            return match self.steer(&seen, now) {
+                Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
+                Steered::Drop(reason) => deliver.drop_frame(frame, reason),
+                _ => deliver.drop_frame(frame, DropReason::ToSelf),
+            };
+        }
+        if seen.destination.is_group() {
+            if let Steered::Answer(answer) = self.steer(&seen, now) {
+                let reply = self.reply(deliver, &answer, seen.source);
+                deliver.consume(frame);
+                if let (Some(reply), Some(host)) = (reply, &mut self.host) {
+                    host.push(deliver, reply, now);
+                }
+                return;
+            }
+            if let Some(copy) = deliver.duplicate(&frame) {
+                self.to_audience(deliver, copy, &seen, None, true, now);
+            }
+        }
+        self.wire.push(deliver, frame, now);
+    }
+
+    // ---- from a client ----
+
+    /// A frame that a client sent, judged by the private copy of its head. `from` is taken out of
+    /// its place; a frame for the sender itself goes into `answers`.
+    #[inline]
+    pub(crate) fn from_client(
+        &mut self,
+        deliver: &mut Deliver,
+        from: &mut Session,
+        sent: Sent<'_>,
+        answers: &mut Burst,
+        now: Time,
+    ) {
+        let length = sent.frame.len();
+        deliver.totals.from_clients += 1;
+        from.counters.sent += 1;
+        from.counters.sent_bytes += length as u64;
+        if length > self.frame_limit {
+            return deliver.drop_sent(from, sent.frame, DropReason::TooLong);
+        }
+        let seen = match crate::classify::classify_head(sent.head, length) {
+            Ok(seen) => seen,
+            Err(_) => return deliver.drop_sent(from, sent.frame, DropReason::Malformed),
+        };
+        match vet(from, self.mac, &mut self.table, &mut self.sent_fragments, &seen, now) {
+            Ok(Vetted::Plain) => {}
+            Ok(Vetted::Learn(flow)) => {
+                if let Err(reason) = self.learn(deliver, from, flow, now) {
+                    return deliver.drop_sent(from, sent.frame, reason);
+                }
+            }
+            Err(reason) => return deliver.drop_sent(from, sent.frame, reason),
+        }
+        if seen.destination == self.mac {
+            return match self.steer(&seen, now) {
+                Steered::To(Receiver::Client(id)) if id == from.id => {
+                    deliver.drop_sent(from, sent.frame, DropReason::ToSelf);
+                }
+                Steered::To(Receiver::Client(id)) => deliver.sent_to_client(from, sent, id),
+                Steered::To(Receiver::Host) => self.sent_to_outlet(deliver, from, sent, true, now),
+                Steered::Drop(reason) => deliver.drop_sent(from, sent.frame, reason),
+                Steered::Group | Steered::KernelHasIt | Steered::Answer(_) => {
+                    deliver.drop_sent(from, sent.frame, DropReason::NotPermitted);
+                }
+            };
+        }
+        if seen.destination.is_group() {
+            return self.group_from_client(deliver, from, sent, &seen, answers, now);
+        }
+        self.sent_to_outlet(deliver, from, sent, false, now);
+    }
+
+    /// Enters a learned flow before the frame that taught it leaves.
+    fn learn(
+        &mut self,
+        deliver: &mut Deliver,
+        from: &mut Session,
+        flow: Flow,
+        now: Time,
+    ) -> Result<(), DropReason> {
+        match self.table.learn(flow, Receiver::Client(from.id), now) {
+            Ok(given_up) => {
+                from.flows_left = from.flows_left.saturating_sub(1);
+                match given_up {
+                    Some(Receiver::Client(id)) if id == from.id => from.flows_left += 1,
+                    Some(Receiver::Client(id)) => {
+                        if let Some(other) = deliver.session_mut(id) {
+                            other.flows_left += 1;
+                        }
+                    }
+                    Some(Receiver::Host) | None => {}
+                }
+                Ok(())
+            }
+            Err(_) => Err(DropReason::TableFull),
+        }
+    }
+
+    /// Copies a client's frame for the host port or the wire, and completes its slot.
+    #[inline]
+    fn sent_to_outlet(
+        &mut self,
+        deliver: &mut Deliver,
+        from: &mut Session,
+        sent: Sent<'_>,
+        to_host: bool,
+        now: Time,
+    ) {
+        let outlet = if to_host { self.host.as_mut() } else { Some(&mut self.wire) };
+        let Some(outlet) = outlet else {
+            return deliver.drop_sent(from, sent.frame, DropReason::NoReceiver);
+        };
+        match deliver.copy_sent(&sent) {
+            Some(copy) => {
+                outlet.push(deliver, copy, now);
+                deliver.complete(from, sent.frame);
+            }
+            None => deliver.drop_sent(from, sent.frame, DropReason::NoSlot),
+        }
+    }
+
+    /// A client's broadcast or multicast: to the wire and to all here that may care; or a question
+    /// that the switch answers.
+    fn group_from_client(
+        &mut self,
+        deliver: &mut Deliver,
+        from: &mut Session,
+        sent: Sent<'_>,
+        seen: &Classified,
+        answers: &mut Burst,
+        now: Time,
+    ) {
+        let answer = match &seen.payload {
+            Payload::Arp(arp) if arp.operation == 1 && self.table.is_local(arp.target) => {
+                // An announcement of the client's own address asks for no answer.
+                (arp.sender != arp.target || !from.exclusive.contains(&arp.sender))
+                    .then_some(Answer::Arp(*arp))
+            }
+            Payload::Ip(IpPacket {
+                kind: IpKind::Icmp(Icmp::NeighborSolicitation { target }),
+                flow,
+                ..
+            }) if self.table.is_local(*target) => Some(Answer::Neighbor(*flow, *target)),
+            _ => None,
+        };
+        if let Some(answer) = answer {
+            let reply = self.reply(deliver, &answer, seen.source);
+            deliver.totals.consumed += 1;
+            deliver.complete(from, sent.frame);
+            if let Some(Err(reply)) = reply.map(|reply| answers.push(reply)) {
+                deliver.drop_frame(reply, DropReason::NoSlot);
+            }
+            return;
+        }
+        let Some(copy) = deliver.copy_sent(&sent) else {
+            return deliver.drop_sent(from, sent.frame, DropReason::NoSlot);
+        };
+        deliver.complete(from, sent.frame);
+        let is_question = matches!(&seen.payload, Payload::Arp(_))
+            || matches!(&seen.payload, Payload::Ip(p) if matches!(p.kind, IpKind::Icmp(_)));
+        if !is_question && let Some(local) = deliver.duplicate(&copy) {
+            self.to_audience(deliver, local, seen, Some(from.id), false, now);
+        }
+        self.wire.push(deliver, copy, now);
+    }
+
+    // ---- sessions ----
+
+    /// Removes every trace of a client.
+    pub(crate) fn forget(&mut self, id: SessionId) {
+        self.table.forget(Receiver::Client(id));
+        self.sent_fragments.forget(|owner| owner == id);
+        self.clients.retain(|client| *client != id);
+    }
+}

@@ -1,0 +1,86 @@
+//! One attached client as its worker sees it: rings, homes, and what it may say.
+
+use crate::classify::Address;
+use crate::stats::SessionCounters;
+use crate::switch::InterfaceId;
+use rustix::net::SendFlags;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use usnet_shmring::arena::SlotRange;
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::pool::HomeId;
+use usnet_shmring::queues::DaemonQueues;
+
+/// A trust group: its members may see each other's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupId(pub u16);
+
+/// All that a session is made of.
+#[derive(Debug)]
+pub struct SessionSpec {
+    /// Its number: not in use, and below [`SessionId::LIMIT`].
+    pub id: SessionId,
+    /// The interface that it is attached to.
+    pub interface: InterfaceId,
+    /// The daemon's side of its rings.
+    pub queues: DaemonQueues,
+    /// Its transmit slots; at most as many as its completion ring has cells.
+    pub transmit: SlotRange,
+    /// Its own receive slots, for mode `isolated`; `None` for mode `shared`.
+    pub receive: Option<SlotRange>,
+    /// The trust group that it shares frames with; only in mode `shared`.
+    pub group: Option<GroupId>,
+    /// Addresses that it may send from.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that are its alone: it answers for them, nobody else does.
+    pub exclusive: Vec<IpAddr>,
+    /// The daemon's end of its wake socket.
+    pub wake: Option<OwnedFd>,
+    /// Flows that may be learned for it at one time.
+    pub flow_quota: u32,
+}
+
+/// Tells a sleeping client that there is work.
+#[derive(Debug)]
+pub(crate) struct Waker(pub(crate) Option<OwnedFd>);
+
+impl Waker {
+    /// Sends one byte and never waits. A full socket means that wake-ups wait there already; a
+    /// closed one is seen by whoever watches the session.
+    pub(crate) fn wake(&self) {
+        if let Some(socket) = &self.0 {
+            let _ = rustix::net::send(socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        }
+    }
+}
+
+/// A session's place in the worker.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) interface: InterfaceId,
+    pub(crate) queues: DaemonQueues,
+    pub(crate) transmit: HomeId,
+    pub(crate) receive: Option<HomeId>,
+    pub(crate) group: Option<GroupId>,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) exclusive: Vec<Address>,
+    pub(crate) waker: Waker,
+    pub(crate) flows_left: u32,
+    /// On the list of sessions with something to publish.
+    pub(crate) touched: bool,
+    pub(crate) counters: SessionCounters,
+}
+
+impl Session {
+    /// Whether frames of this session may be handed to `other` as they lie.
+    #[inline]
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
+        self.group.is_some() && self.group == other.group
+    }
+
+    #[inline]
+    pub(crate) fn owns(&self, address: Address) -> bool {
+        self.addresses.contains(&address)
+    }
+}

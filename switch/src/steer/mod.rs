@@ -1,0 +1,235 @@
+//! Stage 2 of a frame's way: who receives a flow on this interface.
+//!
+//! ```text
+//!   exact flow -> listener (address, protocol, port) -> address -> interface default -> nobody
+//! ```
+//!
+//! - One table an interface: no rule of one reaches into another.
+//! - The common frame costs a search among the local addresses and one load from a dense port map.
+//!   Nothing that a remote peer sends makes a lookup slower.
+//! - A change acts on the next frame; there is no cache to go stale.
+
+mod exact;
+mod fragment;
+mod ports;
+
+pub use exact::{ExactTable, IDLE, Refusal};
+pub use fragment::{DatagramKey, FragmentTable};
+
+use crate::classify::{Address, Flow, Fragment, IpPacket, Protocol};
+use crate::time::Time;
+use crate::verdict::Receiver;
+use ports::PortMap;
+
+/// Learned and exact flows of one interface.
+const EXACT_FLOWS: usize = 16_384;
+
+/// Protocols with a dense port map, by its index.
+const fn map_index(protocol: Protocol) -> Option<usize> {
+    match protocol {
+        Protocol::TCP => Some(0),
+        Protocol::UDP => Some(1),
+        Protocol::UDP_LITE => Some(2),
+        Protocol::SCTP => Some(3),
+        Protocol::DCCP => Some(4),
+        _ => None,
+    }
+}
+
+/// One address that the interface serves.
+#[derive(Debug)]
+struct Local {
+    address: Address,
+    /// Who gets what no listener claims.
+    default: Option<Receiver>,
+    ports: [Option<PortMap>; 5],
+}
+
+/// All rules of one interface.
+#[derive(Debug)]
+pub struct Table {
+    /// Sorted by address.
+    locals: Vec<Local>,
+    exact: ExactTable,
+    fragments: FragmentTable<Option<Receiver>>,
+    default: Option<Receiver>,
+}
+
+impl Table {
+    /// A table without addresses. `default` gets what is for no local address.
+    #[must_use]
+    pub fn new(default: Option<Receiver>, seed: u64) -> Self {
+        Self {
+            locals: Vec::new(),
+            exact: ExactTable::new(EXACT_FLOWS, seed),
+            fragments: FragmentTable::new(seed ^ 0x9e37_79b9_7f4a_7c15),
+            default,
+        }
+    }
+
+    /// Serves an address; what no listener claims goes to `default`.
+    pub fn add_address(&mut self, address: Address, default: Option<Receiver>) {
+        match self.find(address) {
+            Ok(index) => {
+                if let Some(local) = self.locals.get_mut(index) {
+                    local.default = default;
+                }
+            }
+            Err(index) => {
+                self.locals.insert(index, Local { address, default, ports: Default::default() });
+            }
+        }
+    }
+
+    /// Whether the interface serves this address.
+    #[inline]
+    #[must_use]
+    pub fn is_local(&self, address: Address) -> bool {
+        self.find(address).is_ok()
+    }
+
+    /// Who gets what no listener claims at this address.
+    #[must_use]
+    pub fn address_default(&self, address: Address) -> Option<Receiver> {
+        self.find(address).ok().and_then(|i| self.locals.get(i)).and_then(|l| l.default)
+    }
+
+    #[inline]
+    fn find(&self, address: Address) -> Result<usize, usize> {
+        if let [only] = self.locals.as_slice() {
+            return if only.address == address {
+                Ok(0)
+            } else {
+                Err(usize::from(only.address < address))
+            };
+        }
+        self.locals.binary_search_by(|local| local.address.cmp(&address))
+    }
+
+    #[inline]
+    fn local(&self, address: Address) -> Option<&Local> {
+        self.locals.get(self.find(address).ok()?)
+    }
+
+    /// Gives `count` ports from `first` to a receiver, or to nobody. Returns false if the interface
+    /// does not serve the address or the protocol has no ports.
+    pub fn set_listener(
+        &mut self,
+        address: Address,
+        protocol: Protocol,
+        first: u16,
+        count: u16,
+        to: Option<Receiver>,
+    ) -> bool {
+        let Some(index) = map_index(protocol) else { return false };
+        let Some(local) = self.find(address).ok().and_then(|i| self.locals.get_mut(i)) else {
+            return false;
+        };
+        let Some(map) = local.ports.get_mut(index) else { return false };
+        map.get_or_insert_with(PortMap::new).set(first, count, to);
+        true
+    }
+
+    /// Who listens on this port.
+    #[inline]
+    #[must_use]
+    pub fn listener(&self, address: Address, protocol: Protocol, port: u16) -> Option<Receiver> {
+        self.local(address)?.ports.get(map_index(protocol)?)?.as_ref()?.get(port)
+    }
+
+    /// Everyone who listens on this port at any address, each once in a row.
+    pub fn listeners(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = Receiver> + '_ {
+        let index = map_index(protocol);
+        self.locals.iter().filter_map(move |local| local.ports.get(index?)?.as_ref()?.get(port))
+    }
+
+    /// Enters an exact rule.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub fn add_exact(&mut self, flow: Flow, to: Receiver, now: Time) -> Result<(), Refusal> {
+        self.exact.insert(flow, to, false, now).map(drop)
+    }
+
+    /// Learns that answers of `flow` (as they will arrive) belong to `to`. Returns whose older flow
+    /// was given up for it.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub fn learn(
+        &mut self,
+        flow: Flow,
+        to: Receiver,
+        now: Time,
+    ) -> Result<Option<Receiver>, Refusal> {
+        self.exact.insert(flow, to, true, now)
+    }
+
+    /// Who has this exact flow.
+    #[inline]
+    pub fn exact(&mut self, flow: &Flow, now: Time) -> Option<Receiver> {
+        self.exact.get(flow, now)
+    }
+
+    /// Learned and exact flows in the table.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.exact.len()
+    }
+
+    /// Who receives a flow that arrives, without regard to fragments.
+    #[inline]
+    pub fn lookup(&mut self, flow: &Flow, now: Time) -> Option<Receiver> {
+        if let Some(receiver) = self.exact.get(flow, now) {
+            return Some(receiver);
+        }
+        let Some(local) = self.local(flow.destination) else { return self.default };
+        if flow.ports_known
+            && let Some(index) = map_index(flow.protocol)
+            && let Some(Some(map)) = local.ports.get(index)
+            && let Some(receiver) = map.get(flow.destination_port)
+        {
+            return Some(receiver);
+        }
+        local.default
+    }
+
+    /// Who receives an IP packet that arrives: as [`lookup`](Self::lookup), and later fragments go
+    /// where the first went. A later fragment whose first was not seen goes to the address's
+    /// default receiver, never to a listener.
+    #[inline]
+    pub fn receiver(&mut self, packet: &IpPacket, now: Time) -> Option<Receiver> {
+        let key = |id| DatagramKey {
+            source: packet.flow.source,
+            destination: packet.flow.destination,
+            protocol: packet.flow.protocol,
+            id,
+        };
+        match packet.fragment {
+            Fragment::Whole => self.lookup(&packet.flow, now),
+            Fragment::First { id } => {
+                let receiver = self.lookup(&packet.flow, now);
+                self.fragments.bind(key(id), receiver, now)
+            }
+            Fragment::Later { id } => match self.fragments.get(&key(id), now) {
+                Some(bound) => bound,
+                None => match self.local(packet.flow.destination) {
+                    Some(local) => local.default,
+                    None => self.default,
+                },
+            },
+        }
+    }
+
+    /// Removes every rule and learned flow of a receiver.
+    pub fn forget(&mut self, receiver: Receiver) {
+        for map in self.locals.iter_mut().flat_map(|l| l.ports.iter_mut().flatten()) {
+            map.forget(receiver);
+        }
+        self.exact.forget(receiver);
+        self.fragments.forget(|bound| bound == Some(receiver));
+        for local in &mut self.locals {
+            local.default = local.default.filter(|d| *d != receiver);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The dense port map of one address and protocol: one load answers who listens.
+
+use crate::verdict::{Receiver, ReceiverCode};
+
+/// 65,536 receivers by port number. It cannot be flooded, probed slowly, or grow.
+pub(super) struct PortMap {
+    ports: Box<[ReceiverCode; 65_536]>,
+}
+
+impl PortMap {
+    pub(super) fn new() -> Self {
+        let ports = vec![ReceiverCode::NONE; 65_536].into_boxed_slice();
+        Self { ports: ports.try_into().unwrap_or_else(|_| Box::new([ReceiverCode::NONE; 65_536])) }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, port: u16) -> Option<Receiver> {
+        // A `u16` always lies in an array of 65,536.
+        self.ports[usize::from(port)].receiver()
+    }
+
+    /// Sets `count` ports from `first`; those beyond 65,535 do not exist.
+    pub(super) fn set(&mut self, first: u16, count: u16, to: Option<Receiver>) {
+        for port in self.ports.iter_mut().skip(first.into()).take(count.into()) {
+            *port = ReceiverCode::of(to);
+        }
+    }
+
+    /// Removes every entry of `receiver`.
+    pub(super) fn forget(&mut self, receiver: Receiver) {
+        let gone = ReceiverCode::of(Some(receiver));
+        for port in self.ports.iter_mut().filter(|p| **p == gone) {
+            *port = ReceiverCode::NONE;
+        }
+    }
+}
+
+impl core::fmt::Debug for PortMap {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let used = self.ports.iter().filter(|p| **p != ReceiverCode::NONE).count();
+        f.debug_struct("PortMap").field("used", &used).finish()
+    }
+}

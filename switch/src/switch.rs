@@ -1,0 +1,657 @@
+//! The core: one worker's whole state, driven step by step.
+//!
+//! ```text
+//!   step(now):  fill rings -> wire ports -> host ports -> tx rings -> publish, wake, transmit
+//! ```
+//!
+//! - No thread, no clock, no I/O but that of the ports it was given: the daemon wraps a thread around
+//!   it, tests and fuzzers call it directly with a virtual clock and the `wire` port.
+//! - Each source gets at most one burst a step, so none starves another.
+//! - After a step every frame that came in is accounted for ([`Totals`]), and every slot has one
+//!   owner ([`Snapshot::slots`]).
+
+use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
+use crate::deliver::{Deliver, Sent};
+use crate::interface::{Interface, Outlet};
+use crate::port::{BURST, Burst, Port, PortCounters, PortInfo};
+use crate::session::{GroupId, Session, SessionSpec, Waker};
+use crate::stats::{SessionCounters, Totals};
+use crate::steer::{FragmentTable, Table};
+use crate::time::Time;
+use crate::verdict::{DropReason, Receiver};
+use serde::Serialize;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use thiserror::Error;
+use usnet_shmring::arena::SlotRange;
+use usnet_shmring::descriptor::{Fault, RawDescriptor};
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::pool::{HomeError, HomeKind, Pool};
+
+/// Number of an interface in its switch, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceId(pub u8);
+
+/// All that an interface is made of.
+#[derive(Debug)]
+pub struct InterfaceSpec {
+    /// Its link address, shared by the kernel and the clients.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Addresses that it serves; what no client claims there goes to the host.
+    pub addresses: Vec<IpAddr>,
+    /// Where the network is.
+    pub wire: Box<dyn Port>,
+    /// Where the kernel's stack is, if it takes part.
+    pub host: Option<Box<dyn Port>>,
+    /// Whether the kernel sees ARP and neighbour discovery on the interface itself, so that the
+    /// switch must not pass them on to it.
+    pub host_sees_arp: bool,
+}
+
+/// Why a session or a rule was not taken.
+#[derive(Debug, Error)]
+pub enum SwitchError {
+    /// No interface has this number.
+    #[error("no interface {0:?}")]
+    NoInterface(InterfaceId),
+    /// Too many interfaces.
+    #[error("a switch has at most 256 interfaces")]
+    TooManyInterfaces,
+    /// The number is in use, or too large.
+    #[error("session number {0} is not free")]
+    SessionNumber(SessionId),
+    /// The transmit pool is larger than the completion ring.
+    #[error("{slots} transmit slots do not fit into a completion ring of {capacity}")]
+    TransmitSlots {
+        /// Slots of the transmit pool.
+        slots: u32,
+        /// Cells of the completion ring.
+        capacity: u32,
+    },
+    /// The slots cannot be used.
+    #[error("cannot use the session's slots")]
+    Slots(#[from] HomeError),
+    /// The interface does not serve the address, or the protocol has no ports.
+    #[error("{address} protocol {protocol} cannot be claimed here")]
+    NotClaimable {
+        /// The address.
+        address: IpAddr,
+        /// The IP protocol number.
+        protocol: u8,
+    },
+}
+
+/// What happened that the control path must know.
+#[derive(Debug)]
+pub enum Event {
+    /// A session has ended: no frame of it moves any more, and its rules are gone.
+    SessionEnded {
+        /// Which.
+        id: SessionId,
+        /// What it did wrong, if that was the cause.
+        fault: Option<Fault>,
+        /// Slots that came back from it.
+        recovered: u32,
+        /// Its own slots that others still hold.
+        away: u32,
+        /// Its final counters.
+        counters: Box<SessionCounters>,
+    },
+    /// The last slot of an ended session is back: its number may be used again.
+    SessionGone(SessionId),
+    /// Slots of ended sessions. Dropping a range unmaps it.
+    RangesClosed(Vec<SlotRange>),
+    /// A port failed and is not used any more.
+    PortGone {
+        /// Its interface.
+        interface: InterfaceId,
+        /// Its name.
+        name: String,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// A worker's state.
+#[derive(Debug)]
+pub struct Switch {
+    deliver: Deliver,
+    interfaces: Vec<Interface>,
+    /// Attached sessions, in the order in which they are served.
+    live: Vec<SessionId>,
+    /// Ended sessions whose slots are not all back.
+    ending: Vec<SessionId>,
+    events: Vec<Event>,
+    inbox: Burst,
+    answers: Burst,
+    head: Box<[u8; HEAD_LEN]>,
+    seed: u64,
+}
+
+impl Switch {
+    /// A switch without interfaces. `seed` keys every hash table; take it from the system's random
+    /// numbers, or fix it for a repeatable run.
+    #[must_use]
+    pub fn new(pool: Pool, seed: u64) -> Self {
+        Self {
+            deliver: Deliver::new(pool),
+            interfaces: Vec::new(),
+            live: Vec::new(),
+            ending: Vec::new(),
+            events: Vec::new(),
+            inbox: Burst::new(),
+            answers: Burst::new(),
+            head: Box::new([0; HEAD_LEN]),
+            seed,
+        }
+    }
+
+    // ---- control ----
+
+    /// Adds an interface.
+    ///
+    /// # Errors
+    /// [`SwitchError::TooManyInterfaces`]
+    pub fn add_interface(&mut self, spec: InterfaceSpec) -> Result<InterfaceId, SwitchError> {
+        let number =
+            u8::try_from(self.interfaces.len()).map_err(|_| SwitchError::TooManyInterfaces)?;
+        let seed = self.seed.wrapping_add(u64::from(number));
+        let default = spec.host.is_some().then_some(Receiver::Host);
+        let mut table = Table::new(default, seed);
+        for address in spec.addresses {
+            table.add_address(address.into(), default);
+        }
+        self.interfaces.push(Interface {
+            mac: spec.mac,
+            frame_limit: usize::from(spec.mtu) + 14,
+            table,
+            sent_fragments: FragmentTable::new(!seed),
+            wire: Outlet::new(spec.wire),
+            host: spec.host.map(Outlet::new),
+            host_sees_arp: spec.host_sees_arp,
+            clients: Vec::new(),
+        });
+        Ok(InterfaceId(number))
+    }
+
+    /// Attaches a session.
+    ///
+    /// # Errors
+    /// [`SwitchError`], and nothing is attached.
+    pub fn attach(&mut self, spec: SessionSpec) -> Result<(), SwitchError> {
+        let id = spec.id;
+        let index = usize::from(spec.interface.0);
+        let interface =
+            self.interfaces.get_mut(index).ok_or(SwitchError::NoInterface(spec.interface))?;
+        let pool = &mut self.deliver.pool;
+        if id.0 >= SessionId::LIMIT || self.live.contains(&id) || pool.has_homes(id) {
+            return Err(SwitchError::SessionNumber(id));
+        }
+        let (slots, capacity) = (spec.transmit.count(), spec.queues.completion.capacity());
+        if slots > capacity {
+            return Err(SwitchError::TransmitSlots { slots, capacity });
+        }
+        let receive =
+            spec.receive.map(|range| pool.add_home(HomeKind::Receive(id), range)).transpose()?;
+        let transmit = match pool.add_home(HomeKind::Transmit(id), spec.transmit) {
+            Ok(home) => home,
+            Err(error) => {
+                pool.end_session(id);
+                self.events.push(Event::RangesClosed(pool.take_closed()));
+                return Err(error.into());
+            }
+        };
+        let exclusive: Vec<Address> = spec.exclusive.iter().map(|a| (*a).into()).collect();
+        for address in &exclusive {
+            interface.table.add_address(*address, Some(Receiver::Client(id)));
+        }
+        let session = Session {
+            id,
+            interface: spec.interface,
+            queues: spec.queues,
+            transmit,
+            receive,
+            group: spec.group,
+            addresses: spec.addresses.iter().map(|a| (*a).into()).collect(),
+            exclusive,
+            waker: Waker(spec.wake),
+            flows_left: spec.flow_quota,
+            touched: false,
+            counters: SessionCounters::default(),
+        };
+        if let Err(session) = self.deliver.insert(Box::new(session)) {
+            return Err(SwitchError::SessionNumber(session.id));
+        }
+        interface.clients.push(id);
+        self.live.push(id);
+        Ok(())
+    }
+
+    /// Ends a session, if there is such. Everything that it held comes back.
+    pub fn detach(&mut self, id: SessionId) {
+        self.end(id, None);
+    }
+
+    /// Gives `count` ports from `first` of an address to a session, or takes them from everyone.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoInterface`], [`SwitchError::NotClaimable`]
+    pub fn set_listener(
+        &mut self,
+        interface: InterfaceId,
+        address: IpAddr,
+        protocol: Protocol,
+        first: u16,
+        count: u16,
+        to: Option<SessionId>,
+    ) -> Result<(), SwitchError> {
+        let index = usize::from(interface.0);
+        let table =
+            &mut self.interfaces.get_mut(index).ok_or(SwitchError::NoInterface(interface))?.table;
+        let to = to.map(Receiver::Client);
+        if table.set_listener(address.into(), protocol, first, count, to) {
+            Ok(())
+        } else {
+            Err(SwitchError::NotClaimable { address, protocol: protocol.0 })
+        }
+    }
+
+    /// What happened since the last call.
+    #[must_use]
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    // ---- data ----
+
+    /// Moves at most one burst from each source and returns how many frames and slots moved; zero
+    /// means that there was nothing to do.
+    pub fn step(&mut self, now: Time) -> usize {
+        let mut moved = self.take_returned();
+        for index in 0..self.interfaces.len() {
+            moved += self.receive(index, false, now);
+            moved += self.receive(index, true, now);
+        }
+        for index in 0..self.live.len() {
+            let Some(id) = self.live.get(index).copied() else { break };
+            moved += self.transmit_of(id, now);
+        }
+        if let [_, _, ..] = self.live.as_slice() {
+            // Another one is first in the next step.
+            self.live.rotate_left(1);
+        }
+        moved += self.flush(now);
+        self.end_faulted();
+        moved
+    }
+
+    /// Slots that clients give back, before anything needs slots.
+    fn take_returned(&mut self) -> usize {
+        let mut moved = 0;
+        for id in &self.live {
+            match self.deliver.take_returned(*id) {
+                Ok(count) => moved += count,
+                Err(fault) => self.deliver.fault(*id, fault),
+            }
+        }
+        moved
+    }
+
+    /// One burst from a wire or host port.
+    fn receive(&mut self, index: usize, from_host: bool, now: Time) -> usize {
+        let Self { interfaces, deliver, inbox, events, .. } = self;
+        let Some(interface) = interfaces.get_mut(index) else { return 0 };
+        let outlet = if from_host { interface.host.as_mut() } else { Some(&mut interface.wire) };
+        let Some(outlet) = outlet.filter(|o| !o.gone) else { return 0 };
+        if let Err(error) = outlet.port.receive(now, &mut deliver.pool, inbox) {
+            port_gone(outlet, index, error, events);
+        }
+        let count = inbox.len();
+        deliver.totals.received += count as u64;
+        while let Some(frame) = inbox.pop() {
+            if from_host {
+                interface.from_host(deliver, frame, now);
+            } else {
+                interface.from_wire(deliver, frame, now);
+            }
+        }
+        count
+    }
+
+    /// One burst from a client's tx ring.
+    fn transmit_of(&mut self, id: SessionId, now: Time) -> usize {
+        let Self { interfaces, deliver, answers, head, .. } = self;
+        let Some(mut session) = deliver.take(id) else { return 0 };
+        let index = usize::from(session.interface.0);
+        let moved = match interfaces.get_mut(index) {
+            Some(interface) => drain_tx(interface, deliver, &mut session, answers, head, now),
+            None => Ok(0),
+        };
+        deliver.put_back(session);
+        while let Some(answer) = answers.pop() {
+            deliver.to_client(answer, id);
+        }
+        moved.unwrap_or_else(|fault| {
+            deliver.fault(id, fault);
+            0
+        })
+    }
+
+    /// Publishes, wakes, transmits.
+    fn flush(&mut self, now: Time) -> usize {
+        let Self { interfaces, deliver, events, .. } = self;
+        deliver.flush();
+        let mut moved = 0;
+        for (index, interface) in interfaces.iter_mut().enumerate() {
+            for outlet in std::iter::once(&mut interface.wire).chain(&mut interface.host) {
+                match outlet.flush(deliver, now) {
+                    Ok(count) => moved += count,
+                    Err(error) => port_gone(outlet, index, error, events),
+                }
+                if outlet.gone && !outlet.out.is_empty() {
+                    let count = outlet.out.clear(&mut deliver.pool);
+                    deliver.totals.dropped.add(DropReason::NoReceiver, count as u64);
+                }
+            }
+        }
+        moved
+    }
+
+    fn end_faulted(&mut self) {
+        while let Some((id, fault)) = self.deliver.faulted.pop() {
+            self.end(id, Some(fault));
+        }
+        self.report_closed();
+    }
+
+    fn end(&mut self, id: SessionId, fault: Option<Fault>) {
+        let Some(session) = self.deliver.take(id) else { return };
+        self.live.retain(|live| *live != id);
+        if let Some(interface) = self.interfaces.get_mut(usize::from(session.interface.0)) {
+            interface.forget(id);
+        }
+        let ended = self.deliver.pool.end_session(id);
+        for (owner, raw) in ended.completed {
+            self.deliver.push_completion(owner, raw);
+        }
+        self.events.push(Event::SessionEnded {
+            id,
+            fault,
+            recovered: ended.recovered,
+            away: ended.away,
+            counters: Box::new(session.counters),
+        });
+        self.ending.push(id);
+        self.report_closed();
+    }
+
+    fn report_closed(&mut self) {
+        let closed = self.deliver.pool.take_closed();
+        if !closed.is_empty() {
+            self.events.push(Event::RangesClosed(closed));
+        }
+        let Self { ending, deliver, events, .. } = self;
+        ending.retain(|id| {
+            let waits = deliver.pool.has_homes(*id);
+            if !waits {
+                events.push(Event::SessionGone(*id));
+            }
+            waits
+        });
+    }
+
+    // ---- sleep ----
+
+    /// Announces sleep to all clients, then looks once more. Returns whether the caller may sleep;
+    /// otherwise the announcement is taken back.
+    pub fn prepare_sleep(&mut self) -> bool {
+        let mut work = false;
+        for session in self.deliver.sessions_mut() {
+            session.queues.sleep.raise();
+            // A fault is found again, and acted on, by the next step.
+            work |= session.queues.tx.refresh() != Ok(0) || session.queues.fill.refresh() != Ok(0);
+        }
+        if work {
+            self.woke();
+        }
+        !work
+    }
+
+    /// Takes the announcement back.
+    pub fn woke(&mut self) {
+        for session in self.deliver.sessions_mut() {
+            session.queues.sleep.lower();
+        }
+    }
+
+    /// Descriptors that are readable when a port has frames.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.ports().filter_map(|outlet| outlet.port.descriptor())
+    }
+
+    /// When a port has something by itself.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Time> {
+        self.ports().filter_map(|outlet| outlet.port.next_event()).min()
+    }
+
+    /// Whether frames wait for a port that had no room.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.ports().any(|outlet| !outlet.out.is_empty())
+    }
+
+    fn ports(&self) -> impl Iterator<Item = &Outlet> {
+        self.interfaces
+            .iter()
+            .flat_map(|i| std::iter::once(&i.wire).chain(&i.host))
+            .filter(|outlet| !outlet.gone)
+    }
+
+    // ---- end ----
+
+    /// Ends every session, closes every port and gives the pool back.
+    #[must_use]
+    pub fn close(mut self) -> Pool {
+        while let Some(id) = self.live.last().copied() {
+            self.end(id, None);
+        }
+        for interface in &mut self.interfaces {
+            for outlet in std::iter::once(&mut interface.wire).chain(&mut interface.host) {
+                outlet.out.clear(&mut self.deliver.pool);
+                outlet.port.close(&mut self.deliver.pool);
+            }
+        }
+        self.deliver.pool
+    }
+
+    // ---- looking in ----
+
+    /// All counters, at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let (audit, slots) = self.deliver.pool.audit();
+        let totals = self.deliver.totals;
+        let waiting: usize = self
+            .interfaces
+            .iter()
+            .map(|i| i.wire.out.len() + i.host.as_ref().map_or(0, |h| h.out.len()))
+            .sum();
+        Snapshot {
+            totals,
+            waiting: waiting as u64,
+            frames_conserved: totals.unaccounted() == waiting as i128,
+            slots: SlotCount {
+                free: audit.free,
+                daemon: audit.daemon,
+                taken: audit.taken,
+                lent: audit.lent,
+                total: slots,
+            },
+            slots_conserved: audit.total() == slots,
+            interfaces: self.interfaces.iter().map(InterfaceSnapshot::of).collect(),
+            sessions: self.deliver.sessions().map(SessionSnapshot::of).collect(),
+        }
+    }
+}
+
+fn port_gone(outlet: &mut Outlet, index: usize, error: io::Error, events: &mut Vec<Event>) {
+    if !std::mem::replace(&mut outlet.gone, true) {
+        let interface = InterfaceId(u8::try_from(index).unwrap_or(u8::MAX));
+        let name = outlet.port.info().name.clone();
+        events.push(Event::PortGone { interface, name, error });
+    }
+}
+
+/// Takes at most one burst from a tx ring: accept, copy the head, judge, deliver.
+#[inline]
+fn drain_tx(
+    interface: &mut Interface,
+    deliver: &mut Deliver,
+    session: &mut Session,
+    answers: &mut Burst,
+    head: &mut [u8; HEAD_LEN],
+    now: Time,
+) -> Result<usize, Fault> {
+    let queues = &mut session.queues;
+    if queues.tx.available() == 0 && queues.tx.refresh()? == 0 {
+        return Ok(0);
+    }
+    // Every slot taken now must find room on the completion ring, beside those that are away.
+    let away = deliver.pool.away(session.transmit) as usize;
+    let mut budget = (queues.completion.room() as usize).saturating_sub(away);
+    if budget < BURST {
+        budget = (queues.completion.refresh()? as usize).saturating_sub(away);
+    }
+    let mut raws = [RawDescriptor::default(); BURST];
+    let count = match raws.get_mut(..budget.min(BURST)) {
+        Some(burst) => queues.tx.pop_burst(burst),
+        None => 0,
+    };
+    queues.tx.release();
+    let Some(raws) = raws.get(..count) else { return Ok(0) };
+    for raw in raws {
+        deliver.pool.prefetch(*raw);
+    }
+    for raw in raws {
+        let frame = deliver.pool.accept(session.id, *raw)?;
+        let used = deliver.pool.snapshot(&frame, 0, head);
+        let sent = Sent { frame, head: head.get(..used).unwrap_or_default() };
+        interface.from_client(deliver, session, sent, answers, now);
+    }
+    Ok(count)
+}
+
+/// Slots by owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SlotCount {
+    /// On a free list.
+    pub free: u32,
+    /// Held by the daemon: on the way, or in a port's rings.
+    pub daemon: u32,
+    /// Clients' slots held by the daemon.
+    pub taken: u32,
+    /// Held by clients.
+    pub lent: u32,
+    /// All that there are.
+    pub total: u32,
+}
+
+/// A port at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortSnapshot {
+    /// Name of the interface or wire end.
+    pub name: String,
+    /// Kind of back end.
+    pub backend: &'static str,
+    /// Whether it has failed.
+    pub gone: bool,
+    /// Its counters.
+    pub counters: PortCounters,
+}
+
+impl PortSnapshot {
+    fn of(outlet: &Outlet) -> Self {
+        let PortInfo { name, backend, .. } = outlet.port.info();
+        Self { name: name.clone(), backend, gone: outlet.gone, counters: outlet.port.counters() }
+    }
+}
+
+/// An interface at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct InterfaceSnapshot {
+    /// Its link address.
+    pub mac: String,
+    /// The port to the network.
+    pub wire: PortSnapshot,
+    /// The port to the kernel's stack.
+    pub host: Option<PortSnapshot>,
+    /// Exact and learned flows.
+    pub flows: usize,
+    /// Attached clients.
+    pub clients: usize,
+}
+
+impl InterfaceSnapshot {
+    fn of(interface: &Interface) -> Self {
+        Self {
+            mac: interface.mac.to_string(),
+            wire: PortSnapshot::of(&interface.wire),
+            host: interface.host.as_ref().map(PortSnapshot::of),
+            flows: interface.table.flows(),
+            clients: interface.clients.len(),
+        }
+    }
+}
+
+/// A session at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionSnapshot {
+    /// Its number.
+    pub id: u16,
+    /// Its interface's number.
+    pub interface: u8,
+    /// Its trust group, in mode `shared`.
+    pub group: Option<u16>,
+    /// Whether its frames are copied (`isolated`) or handed over as they lie (`shared`).
+    pub isolated: bool,
+    /// Descriptors on its rx ring that it was not yet seen to take.
+    pub rx_in_flight: u32,
+    /// Its counters.
+    pub counters: SessionCounters,
+}
+
+impl SessionSnapshot {
+    fn of(session: &Session) -> Self {
+        Self {
+            id: session.id.0,
+            interface: session.interface.0,
+            group: session.group.map(|GroupId(group)| group),
+            isolated: session.receive.is_some(),
+            rx_in_flight: session.queues.rx.in_flight(),
+            counters: session.counters,
+        }
+    }
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// Frames of the whole switch.
+    pub totals: Totals,
+    /// Frames that wait for a port.
+    pub waiting: u64,
+    /// Whether frames in = delivered + used up + dropped + waiting.
+    pub frames_conserved: bool,
+    /// Slots by owner.
+    pub slots: SlotCount,
+    /// Whether the owners' slots add up to all that there are.
+    pub slots_conserved: bool,
+    /// Interfaces, in order of their numbers.
+    pub interfaces: Vec<InterfaceSnapshot>,
+    /// Sessions, in order of their numbers.
+    pub sessions: Vec<SessionSnapshot>,
+}

@@ -1,0 +1,183 @@
+//! May this client say this? Judged on a private copy of the headers, before anything leaves.
+//!
+//! A client may send from its link address, its network addresses and the ports that it holds; ask
+//! for neighbours; answer pings for an address that is its alone; report errors about what was sent
+//! to it. Everything else (tags, other protocols' control frames, router advertisements, DHCP
+//! service) is refused: what is not named here is not permitted.
+
+use crate::classify::{
+    Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Payload,
+};
+use crate::session::Session;
+use crate::steer::{DatagramKey, FragmentTable, Table};
+use crate::time::Time;
+use crate::verdict::{DropReason, Receiver};
+use usnet_shmring::ledger::SessionId;
+
+/// What a frame needs beside permission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vetted {
+    /// Nothing.
+    Plain,
+    /// Its answers have to be learned: this flow, as it will arrive.
+    Learn(Flow),
+}
+
+/// Judges a frame of `session`, sent on an interface with link address `mac`.
+#[inline]
+pub(crate) fn vet(
+    session: &Session,
+    mac: Mac,
+    table: &mut Table,
+    sent: &mut FragmentTable<SessionId>,
+    frame: &Classified,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    if frame.source != mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    if frame.vlan.is_some() {
+        return Err(DropReason::Vlan);
+    }
+    match &frame.payload {
+        Payload::Ip(packet) => vet_ip(session, table, sent, packet, now),
+        Payload::Arp(arp) => vet_arp(session, mac, arp),
+        Payload::Eapol | Payload::Other(_) => Err(DropReason::NotPermitted),
+    }
+}
+
+fn vet_arp(session: &Session, mac: Mac, arp: &ArpPacket) -> Result<Vetted, DropReason> {
+    if arp.sender_mac != mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    if !session.owns(arp.sender) {
+        return Err(DropReason::SpoofedAddress);
+    }
+    // The owner of a shared address answers for it, and that is the kernel.
+    if arp.operation != 1 && !session.exclusive.contains(&arp.sender) {
+        return Err(DropReason::NotPermitted);
+    }
+    Ok(Vetted::Plain)
+}
+
+#[inline]
+fn vet_ip(
+    session: &Session,
+    table: &mut Table,
+    sent: &mut FragmentTable<SessionId>,
+    packet: &IpPacket,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    let flow = &packet.flow;
+    if !session.owns(flow.source) {
+        return Err(DropReason::SpoofedAddress);
+    }
+    let key = |id| DatagramKey {
+        source: flow.source,
+        destination: flow.destination,
+        protocol: flow.protocol,
+        id,
+    };
+    match packet.fragment {
+        Fragment::Whole => vet_transport(session, table, packet, now),
+        Fragment::First { id } => {
+            let vetted = vet_transport(session, table, packet, now)?;
+            if sent.bind(key(id), session.id, now) != session.id {
+                return Err(DropReason::SpoofedPort);
+            }
+            Ok(vetted)
+        }
+        Fragment::Later { id } => match sent.get(&key(id), now) {
+            Some(owner) if owner == session.id => Ok(Vetted::Plain),
+            _ => Err(DropReason::SpoofedPort),
+        },
+    }
+}
+
+#[inline]
+fn vet_transport(
+    session: &Session,
+    table: &mut Table,
+    packet: &IpPacket,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    let flow = &packet.flow;
+    match packet.kind {
+        IpKind::Plain | IpKind::DhcpRequest => {
+            if !flow.ports_known {
+                return Err(DropReason::NotPermitted);
+            }
+            match table.listener(flow.source, flow.protocol, flow.source_port) {
+                Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
+                Some(_) => Err(DropReason::SpoofedPort),
+                None => learned(session, table, flow.reversed(), now),
+            }
+        }
+        IpKind::Icmp(icmp) => vet_icmp(session, table, flow, &icmp, now),
+        IpKind::Igmp | IpKind::DhcpReply => Err(DropReason::NotPermitted),
+    }
+}
+
+/// A port that nobody holds may be used for a flow that nobody else has.
+fn learned(
+    session: &Session,
+    table: &mut Table,
+    answer: Flow,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    match table.exact(&answer, now) {
+        Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
+        Some(_) => Err(DropReason::SpoofedPort),
+        None if session.flows_left == 0 => Err(DropReason::TableFull),
+        None => Ok(Vetted::Learn(answer)),
+    }
+}
+
+fn vet_icmp(
+    session: &Session,
+    table: &mut Table,
+    flow: &Flow,
+    icmp: &Icmp,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    match icmp {
+        Icmp::EchoRequest => learned(session, table, echo_answer(flow), now),
+        Icmp::EchoReply if session.exclusive.contains(&flow.source) => Ok(Vetted::Plain),
+        // An error may speak of what was sent to the client, and to nobody but its sender.
+        Icmp::Error { quoted: Some(quoted) }
+            if quoted.destination == flow.source && quoted.source == flow.destination =>
+        {
+            match table.lookup(quoted, now) {
+                Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
+                _ => Err(DropReason::SpoofedPort),
+            }
+        }
+        Icmp::NeighborSolicitation { .. } => Ok(Vetted::Plain),
+        Icmp::NeighborAdvertisement { target } if session.exclusive.contains(target) => {
+            Ok(Vetted::Plain)
+        }
+        _ => Err(DropReason::NotPermitted),
+    }
+}
+
+/// The flow under which answers to an echo request arrive: the reply's own flow.
+fn echo_answer(request: &Flow) -> Flow {
+    request.reversed()
+}
+
+/// Whether an address is one of a group of hosts: IPv4 multicast or limited broadcast, IPv6
+/// multicast.
+pub(crate) fn is_group_address(address: Address) -> bool {
+    match address.to_ip() {
+        std::net::IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        std::net::IpAddr::V6(v6) => v6.is_multicast(),
+    }
+}
+
+/// The key under which an ICMP error finds its owner: the quoted packet's answers.
+pub(crate) fn quoted_answer(icmp: &Icmp) -> Option<Flow> {
+    match icmp {
+        Icmp::Error { quoted: Some(quoted) } => Some(quoted.reversed()),
+        _ => None,
+    }
+}

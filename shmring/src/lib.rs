@@ -20,4 +20,5 @@ pub mod pool;
 pub mod queues;
 pub mod region;
 pub mod ring;
+pub mod view;
 pub mod words;

@@ -1,0 +1,162 @@
+//! The control connection of a session: one request at a time, each with its answer.
+
+use crate::error::RequestError;
+use rustix::net::{RecvFlags, SendFlags};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use usnet_shmring::control::{
+    self, Address, Channel, ChannelError, Message, RefusalCode, name_from,
+};
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// Ports that a client wants or has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// IP protocol.
+    pub protocol: u8,
+    /// Local address; `None` means every address of the session.
+    pub address: Option<IpAddr>,
+    /// First port; in a wish, 0 asks for any free block.
+    pub first_port: u16,
+    /// Number of ports, at least 1.
+    pub count: u16,
+}
+
+impl Claim {
+    /// One port on every address of the session; 0 asks for any.
+    #[must_use]
+    pub const fn port(protocol: u8, port: u16) -> Self {
+        Self { protocol, address: None, first_port: port, count: 1 }
+    }
+
+    /// Any free block of `count` ports.
+    #[must_use]
+    pub const fn any(protocol: u8, count: u16) -> Self {
+        Self { protocol, address: None, first_port: 0, count }
+    }
+
+    fn to_message(self) -> control::Claim {
+        let full = |ip: IpAddr| Address::new(ip, if ip.is_ipv4() { 32 } else { 128 });
+        control::Claim {
+            address: self.address.map(full).unwrap_or_default(),
+            first_port: self.first_port,
+            count: self.count,
+            protocol: self.protocol,
+            reserved: [0; 3],
+        }
+    }
+
+    fn from_message(claim: &control::Claim) -> Self {
+        Self {
+            protocol: claim.protocol,
+            address: claim.address.ip(),
+            first_port: claim.first_port,
+            count: claim.count,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    channel: Channel,
+    /// Number of the last request.
+    request: u32,
+}
+
+/// A handle to the control connection. Clones share it and take turns.
+#[derive(Clone, Debug)]
+pub struct Control {
+    connection: Arc<Mutex<Connection>>,
+}
+
+/// What a message is called in an error.
+pub(crate) fn message_name(message: &Message) -> &'static str {
+    match message {
+        Message::Attached(_) => "attached",
+        Message::Claimed(_) => "claimed",
+        Message::Text(_) => "text",
+        Message::Detached => "detached",
+        Message::Refused(_) => "refused",
+        _ => "a request",
+    }
+}
+
+impl Control {
+    pub(crate) fn new(channel: Channel, request: u32) -> Self {
+        Self { connection: Arc::new(Mutex::new(Connection { channel, request })) }
+    }
+
+    /// A second descriptor of the connection, to see its hang-up.
+    pub(crate) fn watch(&self) -> std::io::Result<OwnedFd> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.channel.as_fd().try_clone_to_owned()
+    }
+
+    fn ask(&self, message: &Message) -> Result<Message, RequestError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.request = connection.request.wrapping_add(1);
+        let request = connection.request;
+        let ended = |error| match error {
+            ChannelError::Closed => RequestError::Ended,
+            other => RequestError::Channel(other),
+        };
+        connection.channel.send(request, message, &[], SendFlags::empty()).map_err(ended)?;
+        loop {
+            let (number, answer) = connection.channel.receive(RecvFlags::empty()).map_err(ended)?;
+            match answer {
+                // The answer to a request whose turn timed out is nobody's any more.
+                _ if number != request => {
+                    if matches!(answer, Message::Detached) {
+                        return Err(RequestError::Ended);
+                    }
+                }
+                Message::Refused(refused) => {
+                    return Err(RequestError::Refused {
+                        code: RefusalCode::from_u32(refused.code),
+                        message: name_from(&refused.message),
+                    });
+                }
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// Asks for ports; they are granted all or not at all. Returns what was granted.
+    ///
+    /// # Errors
+    /// [`RequestError`]: in use, not permitted, a quota is used up, or the session has ended.
+    pub fn claim(&self, wish: Claim) -> Result<Claim, RequestError> {
+        match self.ask(&Message::Claim(wish.to_message()))? {
+            Message::Claimed(claim) => Ok(Claim::from_message(&claim)),
+            other => Err(RequestError::Unexpected { found: message_name(&other) }),
+        }
+    }
+
+    /// Gives a claim back, exactly as it was granted.
+    ///
+    /// # Errors
+    /// [`RequestError`]: there is no such claim, or the session has ended.
+    pub fn release(&self, claim: Claim) -> Result<(), RequestError> {
+        match self.ask(&Message::Release(claim.to_message()))? {
+            Message::Claimed(_) => Ok(()),
+            other => Err(RequestError::Unexpected { found: message_name(&other) }),
+        }
+    }
+
+    /// Ends the session and waits until the daemon says that it has.
+    ///
+    /// # Errors
+    /// [`RequestError`]; a session that had ended before is no error.
+    pub fn detach(&self) -> Result<(), RequestError> {
+        match self.ask(&Message::Detach) {
+            Ok(Message::Detached) | Err(RequestError::Ended) => Ok(()),
+            Ok(other) => Err(RequestError::Unexpected { found: message_name(&other) }),
+            Err(error) => Err(error),
+        }
+    }
+}

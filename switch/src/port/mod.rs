@@ -13,6 +13,8 @@
 //! - Frames are as on the wire: Ethernet header first, VLAN tags in place, checksums complete, no
 //!   frame check sequence.
 
+pub mod wire;
+
 use crate::classify::Mac;
 use crate::time::Time;
 use core::fmt::Debug;

@@ -7,6 +7,8 @@
 //!   vet       a client's frame   ->  permitted, or not
 //!   deliver   frame, receiver    ->  rx ring or port
 //!   switch    all of it, one step at a time
+//!   config    usnetd.toml
+//!   control   who may attach, and what each session holds
 //! ```
 
 pub mod port;
@@ -27,3 +29,6 @@ pub mod session;
 pub mod stats;
 pub mod switch;
 pub mod time;
+
+pub mod config;
+pub mod control;

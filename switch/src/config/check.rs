@@ -1,0 +1,389 @@
+//! From what was written to what runs: the one way.
+
+use super::raw::{
+    Account, Backend, HostEndpoint, RawConfig, RawControl, RawInterface, RawMemory, RawPolicy,
+    RawQuota, RawWorker, Sharing,
+};
+use super::{
+    Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject, Worker,
+    account,
+};
+use crate::classify::Mac;
+use core::fmt::Display;
+use std::net::IpAddr;
+use std::time::Duration;
+use usnet_shmring::arena::{SEGMENT_SLOTS, SlotSize};
+use usnet_shmring::descriptor::MAX_SLOTS;
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::ring::{MAX_CAPACITY, is_capacity};
+
+/// What is wrong so far.
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, key: impl Display, value: impl Display, allowed: impl Display) {
+        let problem = Problem {
+            key: key.to_string(),
+            value: value.to_string(),
+            allowed: allowed.to_string(),
+        };
+        self.0.push(problem);
+    }
+
+    fn range(&mut self, key: impl Display, value: u32, least: u32, most: u32) -> u32 {
+        if !(least..=most).contains(&value) {
+            self.add(key, value, format_args!("must be from {least} to {most}"));
+        }
+        value
+    }
+
+    /// Reads each text of a list; those that are refused are reported and left out.
+    fn list<T: core::str::FromStr>(
+        &mut self,
+        key: &str,
+        texts: &[String],
+        allowed: &str,
+    ) -> Vec<T> {
+        let mut list = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match text.parse() {
+                Ok(value) => list.push(value),
+                Err(_) => self.add(format_args!("{key}[{index}]"), quoted(text), allowed),
+            }
+        }
+        list
+    }
+
+    fn services(&mut self, key: &str, texts: &[String]) -> Services {
+        Services::parse(texts).unwrap_or_else(|(index, refused)| {
+            let text = texts.get(index).map_or("", String::as_str);
+            self.add(format_args!("{key}[{index}]"), quoted(text), refused);
+            Services::default()
+        })
+    }
+
+    fn account(
+        &mut self,
+        key: &str,
+        account: &Account,
+        find: fn(&Account) -> Option<u32>,
+        kind: &str,
+    ) -> u32 {
+        find(account).unwrap_or_else(|| {
+            let name = match account {
+                Account::Name(name) => quoted(name),
+                Account::Number(number) => number.to_string(),
+            };
+            self.add(key, name, format_args!("must be the number or the name of a {kind}"));
+            u32::MAX
+        })
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+/// Checks a configuration. All problems are found in one pass.
+pub(super) fn check(mut raw: RawConfig) -> Result<Config, Vec<Problem>> {
+    let mut problems = Problems::default();
+    // Destructured, so that a new table cannot be forgotten.
+    let RawConfig { control, memory, worker, interface, policy } = &mut raw;
+    let control = check_control(control, &mut problems);
+    let memory = check_memory(memory, &mut problems);
+    let worker = check_worker(worker, &mut problems);
+    let interfaces = check_interfaces(interface, &memory, &mut problems);
+    let mut policies = Vec::with_capacity(policy.len() + 2);
+    for (index, raw) in policy.iter_mut().enumerate() {
+        let key = format!("policy[{index}]");
+        policies.push(check_policy(&key, raw, &interfaces, &memory, &mut problems));
+    }
+    policies.extend(built_in());
+    if problems.0.is_empty() {
+        Ok(Config { control, memory, worker, interfaces, policies, raw })
+    } else {
+        Err(problems.0)
+    }
+}
+
+/// Root and the daemon's own user, so that whoever runs the daemon is never locked out.
+fn built_in() -> impl Iterator<Item = Policy> {
+    let own = rustix::process::geteuid().as_raw();
+    let users = if own == 0 { vec![0] } else { vec![0, own] };
+    users.into_iter().map(|uid| Policy {
+        subject: Subject::User(uid),
+        interfaces: Vec::new(),
+        mode: Sharing::Isolated,
+        group: None,
+        addresses: None,
+        own_addresses: Vec::new(),
+        services: Services::any(),
+        quota: Quota {
+            sessions: SessionId::LIMIT.into(),
+            ports: 1 << 20,
+            ring_capacity: MAX_CAPACITY,
+            slots: MAX_SLOTS,
+            flows: 1 << 14,
+        },
+    })
+}
+
+fn check_control(raw: &RawControl, problems: &mut Problems) -> Control {
+    let RawControl { socket, mode, group } = raw;
+    let bytes = socket.as_os_str().len();
+    if !socket.is_absolute() || bytes > 107 {
+        let allowed = "must be an absolute path of at most 107 bytes";
+        problems.add("control.socket", quoted(&socket.to_string_lossy()), allowed);
+    }
+    let bits = u32::from_str_radix(mode, 8).ok().filter(|bits| *bits <= 0o777);
+    if bits.is_none() {
+        problems.add("control.mode", quoted(mode), "must be octal permission bits, as \"0660\"");
+    }
+    let group =
+        group.as_ref().map(|g| problems.account("control.group", g, account::group, "group"));
+    Control { socket: socket.clone(), mode: bits.unwrap_or(0), group }
+}
+
+fn check_memory(raw: &RawMemory, problems: &mut Problems) -> Memory {
+    let RawMemory { slot_size, port_slots, group_slots, arena_slots, huge_pages } = raw;
+    let size = SlotSize::new(*slot_size);
+    if size.is_none() {
+        let allowed = "must be 2048, 4096, 8192, 16384, 32768 or 65536";
+        problems.add("memory.slot_size", slot_size, allowed);
+    }
+    let arena_slots =
+        problems.range("memory.arena_slots", *arena_slots, 4 * SEGMENT_SLOTS, MAX_SLOTS);
+    let most = arena_slots.clamp(4 * SEGMENT_SLOTS, MAX_SLOTS) / 2;
+    Memory {
+        slot_size: size.unwrap_or(SlotSize::DEFAULT),
+        port_slots: problems.range("memory.port_slots", *port_slots, SEGMENT_SLOTS, most),
+        group_slots: problems.range("memory.group_slots", *group_slots, SEGMENT_SLOTS, most),
+        arena_slots,
+        huge_pages: *huge_pages,
+    }
+}
+
+fn check_worker(raw: &RawWorker, problems: &mut Problems) -> Worker {
+    let RawWorker { busy_poll, spin_us, cpu } = raw;
+    let spin = problems.range("worker.spin_us", *spin_us, 0, 1_000_000);
+    if let Some(cpu) = cpu {
+        problems.range("worker.cpu", (*cpu).into(), 0, 1023);
+    }
+    Worker { busy_poll: *busy_poll, spin: Duration::from_micros(spin.into()), cpu: *cpu }
+}
+
+fn check_interfaces(
+    raw: &mut [RawInterface],
+    memory: &Memory,
+    problems: &mut Problems,
+) -> Vec<Interface> {
+    if raw.is_empty() {
+        problems.add("interface", "[]", "at least one [[interface]] is needed");
+    }
+    let mut interfaces: Vec<Interface> = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter_mut().enumerate() {
+        let key = format!("interface[{index}]");
+        let interface = check_interface(&key, raw, memory, problems);
+        if interfaces.iter().any(|i| i.name == interface.name) {
+            let name = quoted(&interface.name);
+            problems.add(format_args!("{key}.name"), name, "each interface may be named once");
+        }
+        interfaces.push(interface);
+    }
+    interfaces
+}
+
+const ADDRESS: &str = "must be an address, as \"10.0.0.1\" or \"2001:db8::1\"";
+const NETWORK: &str = "must be an address with a prefix length, as \"10.0.0.1/24\"";
+
+fn check_interface(
+    key: &str,
+    raw: &mut RawInterface,
+    memory: &Memory,
+    problems: &mut Problems,
+) -> Interface {
+    let RawInterface { name, port, host, addresses, gateways, host_ports, mac, mtu } = raw;
+    let is_name_byte = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
+    if name.is_empty() || name.len() > 15 || !name.bytes().all(is_name_byte) || *name == ".." {
+        let allowed = "must be 1 to 15 printable characters without space, `/` and `:`";
+        problems.add(format_args!("{key}.name"), quoted(name), allowed);
+    }
+    if *host == HostEndpoint::Auto {
+        *host = match port {
+            Backend::AfPacket => HostEndpoint::Tap,
+            Backend::Tap | Backend::Wire => HostEndpoint::None,
+        };
+    }
+    if *port != Backend::AfPacket && *host != HostEndpoint::None {
+        let value = quoted(if *host == HostEndpoint::Tap { "tap" } else { "veth" });
+        let allowed =
+            "must be \"none\" or \"auto\": only port \"af_packet\" has a kernel behind it";
+        problems.add(format_args!("{key}.host"), value, allowed);
+    }
+    let list_key = format!("{key}.addresses");
+    let addresses: Vec<Network> = problems.list(&list_key, addresses, NETWORK);
+    for (index, network) in addresses.iter().enumerate() {
+        if !is_unicast(network.address()) {
+            let allowed = "must be a unicast address";
+            problems.add(format_args!("{list_key}[{index}]"), network, allowed);
+        }
+    }
+    if *port == Backend::Wire && addresses.is_empty() {
+        problems.add(&list_key, "[]", "must be given: a wire has no addresses of its own");
+    }
+    let list_key = format!("{key}.gateways");
+    let gateways: Vec<IpAddr> = problems.list(&list_key, gateways, ADDRESS);
+    if gateways.iter().filter(|g| g.is_ipv4()).count() > 1
+        || gateways.iter().filter(|g| g.is_ipv6()).count() > 1
+    {
+        problems.add(&list_key, format_args!("{gateways:?}"), "at most one of each family");
+    }
+    let own_link = *port != Backend::AfPacket;
+    let mac = mac.as_ref().and_then(|text| {
+        let mac = parse_mac(text).filter(|mac| own_link && !mac.is_group());
+        if mac.is_none() {
+            let allowed = "must be six hexadecimal bytes with colons, of a unicast address, and only \
+                           with port \"wire\" or \"tap\"";
+            problems.add(format_args!("{key}.mac"), quoted(text), allowed);
+        }
+        mac
+    });
+    if let Some(mtu) = *mtu {
+        let most = memory.slot_size.bytes().min(65_535) - 22;
+        if own_link {
+            problems.range(format_args!("{key}.mtu"), mtu.into(), 576, most);
+        } else {
+            let allowed = "is the link's own with port \"af_packet\"; set it there";
+            problems.add(format_args!("{key}.mtu"), mtu, allowed);
+        }
+    }
+    Interface {
+        name: name.clone(),
+        port: *port,
+        host: *host,
+        addresses,
+        gateways,
+        host_ports: problems.services(&format!("{key}.host_ports"), host_ports),
+        mac,
+        mtu: *mtu,
+    }
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_multicast() || address.is_unspecified() || address.is_loopback() || broadcast)
+}
+
+fn parse_mac(text: &str) -> Option<Mac> {
+    let mut bytes = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(Mac(bytes))
+}
+
+fn check_policy(
+    key: &str,
+    raw: &mut RawPolicy,
+    interfaces: &[Interface],
+    memory: &Memory,
+    problems: &mut Problems,
+) -> Policy {
+    let RawPolicy {
+        uid,
+        gid,
+        any,
+        interfaces: names,
+        mode,
+        group,
+        addresses,
+        own_addresses,
+        ports,
+        quota,
+    } = raw;
+    let subject = match (&uid, &gid, *any) {
+        (Some(uid), None, false) => {
+            Subject::User(problems.account(&format!("{key}.uid"), uid, account::user, "user"))
+        }
+        (None, Some(gid), false) => {
+            Subject::Group(problems.account(&format!("{key}.gid"), gid, account::group, "group"))
+        }
+        (None, None, true) => Subject::Any,
+        _ => {
+            let given = [("uid", uid.is_some()), ("gid", gid.is_some()), ("any", *any)];
+            let given: Vec<_> = given.iter().filter(|(_, given)| *given).map(|g| g.0).collect();
+            let allowed = "must say whom it speaks of by exactly one of uid, gid, any = true";
+            problems.add(key, format_args!("{{ {} }}", given.join(", ")), allowed);
+            Subject::User(u32::MAX)
+        }
+    };
+    for (index, name) in names.iter().enumerate() {
+        if !interfaces.iter().any(|i| i.name == *name) {
+            let allowed = "must be the name of an [[interface]]";
+            problems.add(format_args!("{key}.interfaces[{index}]"), quoted(name), allowed);
+        }
+    }
+    match (*mode, &group) {
+        (Sharing::Shared, None) => {
+            let allowed = "a name is needed with mode \"shared\"";
+            problems.add(format_args!("{key}.group"), "(none)", allowed);
+        }
+        (Sharing::Isolated, Some(name)) => {
+            let allowed = "is only for mode \"shared\"";
+            problems.add(format_args!("{key}.group"), quoted(name), allowed);
+        }
+        _ => {}
+    }
+    let list_key = format!("{key}.own_addresses");
+    let own: Vec<IpAddr> = problems.list(&list_key, own_addresses, ADDRESS);
+    for (index, address) in own.iter().enumerate() {
+        let taken = interfaces.iter().flat_map(|i| &i.addresses).any(|n| n.address() == *address);
+        if !is_unicast(*address) || taken {
+            let allowed = "must be a unicast address that no interface has for all";
+            problems.add(format_args!("{list_key}[{index}]"), address, allowed);
+        }
+    }
+    Policy {
+        subject,
+        interfaces: names.clone(),
+        mode: *mode,
+        group: group.clone(),
+        addresses: addresses
+            .as_ref()
+            .map(|texts| problems.list(&format!("{key}.addresses"), texts, ADDRESS)),
+        own_addresses: own,
+        services: match ports {
+            None => {
+                let services = Services::unprivileged();
+                *ports = Some(services.to_texts());
+                services
+            }
+            Some(texts) => problems.services(&format!("{key}.ports"), texts),
+        },
+        quota: check_quota(&format!("{key}.quota"), quota, memory, problems),
+    }
+}
+
+fn check_quota(key: &str, raw: &RawQuota, memory: &Memory, problems: &mut Problems) -> Quota {
+    let RawQuota { sessions, ports, ring_capacity, slots, flows } = raw;
+    if !is_capacity(*ring_capacity) {
+        let allowed = format!("must be a power of two from 2 to {MAX_CAPACITY}");
+        problems.add(format_args!("{key}.ring_capacity"), ring_capacity, allowed);
+    }
+    let limit = SessionId::LIMIT.into();
+    Quota {
+        sessions: problems.range(format_args!("{key}.sessions"), *sessions, 1, limit),
+        ports: problems.range(format_args!("{key}.ports"), *ports, 0, 1 << 20),
+        ring_capacity: *ring_capacity,
+        slots: problems.range(
+            format_args!("{key}.slots"),
+            *slots,
+            2,
+            memory.arena_slots.max(SEGMENT_SLOTS),
+        ),
+        flows: problems.range(format_args!("{key}.flows"), *flows, 0, 1 << 14),
+    }
+}

@@ -1,0 +1,143 @@
+//! `usnetd.toml`: what was written becomes what runs, through one check.
+//!
+//! ```text
+//!   file ── toml ──► RawConfig (as written) ── check ──► Config (every value in range, names resolved)
+//!                        ▲                                  │
+//!                        └──────── effective settings ──────┘   `usnetd check FILE` prints these
+//! ```
+//!
+//! - A [`Config`] is only made by [`Config::load`] or [`Config::parse`]; whoever holds one need not
+//!   look at a range again.
+//! - All problems of a file are reported together. Each names file, key, value, and what is allowed.
+//! - The effective settings are a configuration file themselves and give the same [`Config`].
+
+mod account;
+mod check;
+mod error;
+mod network;
+mod policy;
+mod raw;
+mod service;
+
+pub use error::{ConfigError, Problem};
+pub use network::Network;
+pub use policy::{Peer, Policy, Quota, Subject, matching};
+pub use raw::{Backend, HostEndpoint, RawConfig, Sharing};
+pub(crate) use service::protocol_name;
+pub use service::{Refused, Services};
+
+use crate::classify::Mac;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use usnet_shmring::arena::SlotSize;
+
+/// Where the daemon looks without `--config`.
+pub const DEFAULT_FILE: &str = "/etc/usnetd/usnetd.toml";
+/// Where the control socket is if nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/run/usnetd/control.sock";
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The control socket.
+    pub control: Control,
+    /// Slots.
+    pub memory: Memory,
+    /// The worker thread.
+    pub worker: Worker,
+    /// Interfaces, at least one, with different names.
+    pub interfaces: Vec<Interface>,
+    /// Who may attach; the first that fits decides. Ends with root and the daemon's own user.
+    pub policies: Vec<Policy>,
+    raw: RawConfig,
+}
+
+/// The control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Its path, at most 107 bytes.
+    pub socket: PathBuf,
+    /// Its permission bits, 0..=0o777.
+    pub mode: u32,
+    /// Group that it is given to.
+    pub group: Option<u32>,
+}
+
+/// Slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of each.
+    pub slot_size: SlotSize,
+    /// Slots for frames of the ports.
+    pub port_slots: u32,
+    /// Transmit slots that the sessions of one trust group have together.
+    pub group_slots: u32,
+    /// Slots that all segments may have together.
+    pub arena_slots: u32,
+    /// Whether to ask for 2 MiB pages.
+    pub huge_pages: bool,
+}
+
+/// The worker thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Never sleep.
+    pub busy_poll: bool,
+    /// How long to look for work before sleeping.
+    pub spin: Duration,
+    /// Processor to stay on.
+    pub cpu: Option<u16>,
+}
+
+/// One shared interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name, 1..=15 bytes.
+    pub name: String,
+    /// How frames are read and written.
+    pub port: Backend,
+    /// How the kernel's own stack stays connected.
+    pub host: HostEndpoint,
+    /// Addresses shared by host and clients; empty means those of the link.
+    pub addresses: Vec<Network>,
+    /// Routers, at most one of each family.
+    pub gateways: Vec<IpAddr>,
+    /// Ports that stay with the kernel's stack.
+    pub host_ports: Services,
+    /// Link address of an interface that has none of its own.
+    pub mac: Option<Mac>,
+    /// Largest IP packet of an interface that has none of its own.
+    pub mtu: Option<u16>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+        Self::parse(file, &text)
+    }
+
+    /// Checks the text of a file; `file` is for messages only.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let raw = toml::from_str(text).map_err(|e| ConfigError::syntax(file, text, &e))?;
+        check::check(raw)
+            .map_err(|problems| ConfigError::Invalid { file: file.to_owned(), problems })
+    }
+
+    /// What runs, in the form of a file: defaults filled in.
+    #[must_use]
+    pub fn effective(&self) -> &RawConfig {
+        &self.raw
+    }
+}
+
+#[cfg(test)]
+mod tests;

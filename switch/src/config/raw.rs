@@ -1,0 +1,180 @@
+//! The configuration as it is written.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A whole file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    pub(super) control: RawControl,
+    pub(super) memory: RawMemory,
+    pub(super) worker: RawWorker,
+    pub(super) interface: Vec<RawInterface>,
+    pub(super) policy: Vec<RawPolicy>,
+}
+
+/// A user or group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number or a name")]
+pub(super) enum Account {
+    Number(u32),
+    Name(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawControl {
+    pub(super) socket: PathBuf,
+    pub(super) mode: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<Account>,
+}
+
+impl Default for RawControl {
+    fn default() -> Self {
+        Self { socket: super::DEFAULT_SOCKET.into(), mode: "0660".to_owned(), group: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawMemory {
+    pub(super) slot_size: u32,
+    pub(super) port_slots: u32,
+    pub(super) group_slots: u32,
+    pub(super) arena_slots: u32,
+    pub(super) huge_pages: bool,
+}
+
+impl Default for RawMemory {
+    fn default() -> Self {
+        Self {
+            slot_size: 2048,
+            port_slots: 8192,
+            group_slots: 16_384,
+            arena_slots: 1 << 20,
+            huge_pages: false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawWorker {
+    pub(super) busy_poll: bool,
+    pub(super) spin_us: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cpu: Option<u16>,
+}
+
+impl Default for RawWorker {
+    fn default() -> Self {
+        Self { busy_poll: false, spin_us: 50, cpu: None }
+    }
+}
+
+/// How an interface's frames are read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// A packet socket with a memory-mapped ring, on an interface that exists.
+    #[default]
+    AfPacket,
+    /// A TAP device of this name, which the daemon makes; the kernel is at its other end.
+    Tap,
+    /// Nothing but the clients: a network in memory.
+    Wire,
+}
+
+/// How the kernel's own stack stays connected to an interface that is shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostEndpoint {
+    /// What suits the port: `tap` for `af_packet`, otherwise `none`.
+    #[default]
+    Auto,
+    /// Through a TAP device.
+    Tap,
+    /// Through a veth pair.
+    Veth,
+    /// Not at all.
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInterface {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) port: Backend,
+    #[serde(default)]
+    pub(super) host: HostEndpoint,
+    #[serde(default)]
+    pub(super) addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) gateways: Vec<String>,
+    #[serde(default)]
+    pub(super) host_ports: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mac: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mtu: Option<u16>,
+}
+
+/// How a session's memory is shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Own receive pool; frames are copied once.
+    #[default]
+    Isolated,
+    /// A trust group: frames are handed over where they lie.
+    Shared,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicy {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) uid: Option<Account>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) gid: Option<Account>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) any: bool,
+    #[serde(default)]
+    pub(super) interfaces: Vec<String>,
+    #[serde(default)]
+    pub(super) mode: Sharing,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) addresses: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) own_addresses: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ports: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) quota: RawQuota,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawQuota {
+    pub(super) sessions: u32,
+    pub(super) ports: u32,
+    pub(super) ring_capacity: u32,
+    pub(super) slots: u32,
+    pub(super) flows: u32,
+}
+
+impl Default for RawQuota {
+    fn default() -> Self {
+        Self { sessions: 16, ports: 4096, ring_capacity: 4096, slots: 65_536, flows: 4096 }
+    }
+}

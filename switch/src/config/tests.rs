@@ -1,0 +1,201 @@
+//! Files in, settings or complaints out.
+
+use super::*;
+use crate::classify::Protocol;
+use proptest::prelude::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("t.toml"), text)
+}
+
+const ONE: &str = "[[interface]]\nname = \"eth1\"\n";
+
+/// The complaint about `text`, which must hold each of `parts`.
+fn complaint(text: &str, parts: &[&str]) {
+    let error = parse(text).expect_err(text).to_string();
+    for part in parts {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn one_interface_by_name_is_enough() {
+    let config = parse(ONE).unwrap();
+    assert_eq!(config.control.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!((config.control.mode, config.control.group), (0o660, None));
+    assert_eq!(config.memory.slot_size.bytes(), 2048);
+    let [interface] = config.interfaces.as_slice() else { panic!() };
+    assert_eq!((interface.port, interface.host), (Backend::AfPacket, HostEndpoint::Tap));
+}
+
+#[test]
+fn without_policies_only_root_and_the_own_user_may_attach() {
+    let config = parse(ONE).unwrap();
+    let own = rustix::process::geteuid().as_raw();
+    for (uid, may) in [(0, true), (own, true), (own + 1, false), (65_534, false)] {
+        let peer = Peer { uid, ..Peer::default() };
+        assert_eq!(matching(&config.policies, &peer, "eth1").is_some(), may, "{uid}");
+    }
+}
+
+#[test]
+fn the_first_policy_that_fits_decides() {
+    let text = "[[policy]]\nuid = 7\ninterfaces = [\"eth1\"]\nports = [\"tcp/80\"]\n\
+                [[policy]]\ngid = 9\nmode = \"shared\"\ngroup = \"fast\"\n\
+                [[policy]]\nany = true\nquota = { sessions = 1 }\n";
+    let config = parse(&format!("{ONE}[[interface]]\nname = \"eth2\"\n{text}")).unwrap();
+    let find = |uid, groups: &[u32], interface| {
+        let peer = Peer { uid, groups: groups.to_vec(), ..Peer::default() };
+        matching(&config.policies, &peer, interface).map(|(index, _)| index)
+    };
+    assert_eq!(find(7, &[9], "eth1"), Some(0));
+    assert_eq!(find(7, &[9], "eth2"), Some(1));
+    assert_eq!(find(8, &[], "eth2"), Some(2));
+    assert!(config.policies[0].services.contains(Protocol::TCP, 80, 1));
+    assert!(!config.policies[0].services.contains(Protocol::UDP, 80, 1));
+    assert_eq!(config.policies[2].quota.sessions, 1);
+}
+
+#[test]
+fn every_complaint_names_file_key_value_and_what_is_allowed() {
+    complaint("", &["t.toml", "interface", "at least one"]);
+    complaint("[memroy]\n", &["t.toml:1", "memroy", "expected one of", "`memory`"]);
+    complaint("[worker]\nspin_us = -1\n", &["t.toml:2", "-1", "u32", "spin_us"]);
+    complaint("[[interface]]\nname = \"a\"\nport = \"dpdk\"\n", &["t.toml:3", "dpdk", "af_packet"]);
+    let key = |table: &str, parts: &[&str]| complaint(&format!("{ONE}{table}"), parts);
+    key("[memory]\nslot_size = 3000", &["memory.slot_size = 3000", "2048, 4096"]);
+    key("[memory]\nport_slots = 1", &["memory.port_slots = 1", "from 1024 to"]);
+    key("[control]\nmode = \"999\"", &["control.mode = \"999\"", "octal"]);
+    key("[control]\nsocket = \"here\"", &["control.socket = \"here\"", "absolute"]);
+    key("[control]\ngroup = \"no such\"", &["control.group = \"no such\"", "group"]);
+    key("[[interface]]\nname = \"eth1\"", &["interface[1].name = \"eth1\"", "once"]);
+    key("[[interface]]\nname = \"a b\"", &["interface[1].name = \"a b\"", "without space"]);
+    key("[[interface]]\nname = \"w\"\nport = \"wire\"", &["interface[1].addresses", "given"]);
+    key(
+        "[[interface]]\nname = \"w\"\nport = \"wire\"\naddresses = [\"10.0.0.1\", \"224.0.0.1/4\"]",
+        &["interface[1].addresses[0] = \"10.0.0.1\"", "prefix length"],
+    );
+    key(
+        "[[interface]]\nname = \"w\"\nport = \"tap\"\nhost = \"veth\"",
+        &["interface[1].host = \"veth\"", "must be \"none\""],
+    );
+    key(
+        "[[interface]]\nname = \"w\"\nport = \"tap\"\nmac = \"01:00:00:00:00:01\"\nmtu = 9000",
+        &[
+            "interface[1].mac = \"01:",
+            "unicast",
+            "interface[1].mtu = 9000: must be from 576 to 2026",
+        ],
+    );
+    key("[[policy]]\nuid = 1\nany = true", &["policy[0] = { uid, any }", "exactly one"]);
+    key("[[policy]]\n", &["policy[0] = {  }", "exactly one"]);
+    key("[[policy]]\nany = true\nmode = \"shared\"", &["policy[0].group", "is needed"]);
+    key("[[policy]]\nany = true\ngroup = \"g\"", &["policy[0].group = \"g\"", "only for mode"]);
+    key("[[policy]]\nuid = \"no such\"", &["policy[0].uid = \"no such\"", "a user"]);
+    key("[[policy]]\nuid = [1]", &["t.toml:4", "a number or a name", "uid = [1]"]);
+    key(
+        "[[policy]]\nany = true\ninterfaces = [\"eth9\"]\nports = [\"tcp/0\"]",
+        &["policy[0].interfaces[0] = \"eth9\"", "[[interface]]", "policy[0].ports[0] = \"tcp/0\""],
+    );
+    key(
+        "[[policy]]\nany = true\nquota = { ring_capacity = 1000, sessions = 0 }",
+        &["policy[0].quota.ring_capacity = 1000", "power of two", "policy[0].quota.sessions = 0"],
+    );
+    key(
+        "[[policy]]\nany = true\nown_addresses = [\"224.0.0.1\"]",
+        &["policy[0].own_addresses[0] = 224.0.0.1", "unicast"],
+    );
+}
+
+#[test]
+fn all_problems_of_a_file_are_told_at_once() {
+    let Err(ConfigError::Invalid { problems, .. }) =
+        parse("[memory]\nslot_size = 1\n[worker]\nspin_us = 9999999\n")
+    else {
+        panic!()
+    };
+    let keys: Vec<_> = problems.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(keys, ["memory.slot_size", "worker.spin_us", "interface"]);
+}
+
+#[test]
+fn the_effective_settings_are_a_file_that_gives_the_same() {
+    let full = "[control]\nsocket = \"/tmp/s\"\nmode = \"0600\"\ngroup = 0\n\
+                [worker]\ncpu = 1\nbusy_poll = true\n\
+                [[interface]]\nname = \"w0\"\nport = \"wire\"\naddresses = [\"10.0.0.1/24\"]\n\
+                gateways = [\"10.0.0.254\"]\nhost_ports = [\"tcp/22\"]\nmtu = 1400\n\
+                mac = \"02:00:00:00:00:01\"\n\
+                [[policy]]\ngid = \"root\"\nmode = \"shared\"\ngroup = \"g\"\n\
+                own_addresses = [\"10.0.0.7\"]\naddresses = []\n";
+    for text in [ONE, full] {
+        let config = parse(text).unwrap();
+        let again = toml::to_string_pretty(config.effective()).unwrap();
+        assert_eq!(parse(&again).unwrap(), config, "{again}");
+    }
+}
+
+#[test]
+fn the_example_in_the_documentation_is_accepted() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/usnetd.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    parse(&text).unwrap();
+    // What is commented out with `#key` is accepted too; explanations begin with `# `.
+    let uncommented: Vec<_> = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest,
+            _ => line,
+        })
+        .collect();
+    let config = parse(&uncommented.join("\n")).unwrap();
+    assert!(config.interfaces.len() > 1 && config.policies.len() > 2);
+}
+
+#[test]
+fn a_network_contains_its_own_and_no_other() {
+    let network: Network = "10.1.2.3/23".parse().unwrap();
+    for (address, inside) in [("10.1.3.255", true), ("10.1.4.0", false), ("::1", false)] {
+        assert_eq!(network.contains(address.parse().unwrap()), inside, "{address}");
+    }
+    assert!("0.0.0.0/0".parse::<Network>().unwrap().contains("1.2.3.4".parse().unwrap()));
+    assert!("2001:db8::/64".parse::<Network>().unwrap().contains("2001:db8::9".parse().unwrap()));
+    for wrong in ["10.0.0.1", "10.0.0.1/33", "::/129", "x/1", "10.0.0.1/-1"] {
+        assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+    }
+}
+
+fn service() -> impl Strategy<Value = (&'static str, u16, u16)> {
+    (prop::sample::select(vec!["tcp", "udp", "sctp"]), 1..=u16::MAX, 0..300_u16)
+        .prop_map(|(name, first, more)| (name, first, first.saturating_add(more)))
+}
+
+proptest! {
+    /// A set holds exactly the ports of its parts, however they overlap, and survives its own text.
+    #[test]
+    fn a_set_of_services_is_the_union_of_its_texts(
+        parts in prop::collection::vec(service(), 0..8),
+        probe in service(),
+    ) {
+        let texts: Vec<_> = parts.iter().map(|(n, a, b)| format!("{n}/{a}-{b}")).collect();
+        let set = Services::parse(&texts).unwrap();
+        let (name, first, last) = probe;
+        let all = (first..=last).all(|port| {
+            parts.iter().any(|(n, a, b)| *n == name && (*a..=*b).contains(&port))
+        });
+        let protocol = match name {
+            "tcp" => Protocol::TCP,
+            "udp" => Protocol::UDP,
+            _ => Protocol::SCTP,
+        };
+        prop_assert_eq!(set.contains(protocol, first, last - first + 1), all);
+        prop_assert_eq!(&Services::parse(&set.to_texts()).unwrap(), &set);
+    }
+
+    /// Whatever the text, there is an answer.
+    #[test]
+    fn any_text_is_parsed_or_refused(text in "\\PC*") {
+        let _ = parse(&text);
+        let _ = text.parse::<Services>();
+        let _ = text.parse::<Network>();
+    }
+}

@@ -1,0 +1,419 @@
+//! Who holds which address and which ports on which interface, and within which quotas.
+//!
+//! ```text
+//!   (interface, address, protocol)    1 ........... 8000--8009 ......... 32768~~~~60999 ......... 65535
+//!                                     |              session 3            |             |
+//!                                     host's ports                        the kernel picks its own here
+//! ```
+//!
+//! - One holder a port: ranges of one (interface, address, protocol) never overlap.
+//! - A claim is granted for all its addresses and ports, or for none.
+//! - What a session held is free as soon as [`Registry::end`] returns; its place in the quotas only
+//!   at [`Registry::forget`], when its memory is gone too.
+//! - No input or output, no clock: the same calls give the same answers.
+
+mod refusal;
+
+pub use refusal::{Refusal, Resource};
+
+use crate::classify::Protocol;
+use crate::config::{Quota, Services, protocol_name};
+use core::fmt;
+use core::ops::RangeInclusive;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use usnet_shmring::ledger::SessionId;
+
+/// Most ports of one claim.
+pub const MAX_CLAIM: u16 = 4096;
+
+/// Who has a range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The kernel's stack, by configuration.
+    Host,
+    /// A session.
+    Session(SessionId),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("the host"),
+            Self::Session(id) => write!(f, "session {id}"),
+        }
+    }
+}
+
+/// What policy gives a session, and asks of it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Index of its interface.
+    pub interface: usize,
+    /// Its user, and the policy that admitted it: whose quota it uses.
+    pub account: (u32, usize),
+    /// Addresses that it may use together with others.
+    pub shared: Vec<IpAddr>,
+    /// Addresses of which it gets one of each family for itself.
+    pub own_pool: Vec<IpAddr>,
+    /// Ports that it may claim at shared addresses.
+    pub services: Services,
+    /// Limits of the account.
+    pub quota: Quota,
+    /// Slots of its own pools.
+    pub slots: u32,
+}
+
+/// The addresses of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// With others, by port.
+    pub shared: Vec<IpAddr>,
+    /// For itself alone.
+    pub own: Vec<IpAddr>,
+}
+
+impl Addresses {
+    /// All of them, own ones first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.own.iter().chain(&self.shared).copied()
+    }
+}
+
+/// What a client asks for, or wants to give back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// One address of the session; `None` means all.
+    pub address: Option<IpAddr>,
+    /// A protocol with ports.
+    pub protocol: Protocol,
+    /// First port; 0 asks for any free block.
+    pub first: u16,
+    /// Number of ports.
+    pub count: u16,
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = protocol_name(self.protocol);
+        match (self.first, self.count) {
+            (0, count) => write!(f, "any {count} ports of {name}")?,
+            (first, 1) => write!(f, "{name} port {first}")?,
+            (first, n) => {
+                let last = first.saturating_add(n.saturating_sub(1));
+                write!(f, "{name} ports {first}-{last}")?;
+            }
+        }
+        match self.address {
+            Some(address) => write!(f, " at {address}"),
+            None => f.write_str(" at every address"),
+        }
+    }
+}
+
+/// Ports that a session has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The wish, with its first port filled in.
+    pub wish: Wish,
+    /// At which addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// One range in force, for status output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Index of the interface.
+    pub interface: usize,
+    /// Local address.
+    pub address: IpAddr,
+    /// IP protocol.
+    pub protocol: Protocol,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// Who has it.
+    pub holder: Holder,
+}
+
+#[derive(Debug)]
+struct Member {
+    entry: Entry,
+    addresses: Addresses,
+    grants: Vec<Grant>,
+}
+
+type Place = (usize, IpAddr, Protocol);
+
+/// All claims of one daemon.
+#[derive(Debug)]
+pub struct Registry {
+    /// Ports from which the kernel picks for its own connections.
+    kernel: RangeInclusive<u16>,
+    /// By place and first port: last port and holder.
+    held: BTreeMap<(Place, u16), (u16, Holder)>,
+    own: BTreeMap<(usize, IpAddr), SessionId>,
+    members: BTreeMap<SessionId, Member>,
+    /// Where the last free block ended: the next search begins there, so that a port that was just
+    /// given back rests for a while.
+    cursor: u16,
+}
+
+impl Registry {
+    /// An empty registry. `kernel` is the host's `ip_local_port_range`; free blocks are looked for
+    /// outside it first.
+    #[must_use]
+    pub fn new(kernel: RangeInclusive<u16>) -> Self {
+        Self {
+            kernel,
+            held: BTreeMap::new(),
+            own: BTreeMap::new(),
+            members: BTreeMap::new(),
+            cursor: 0,
+        }
+    }
+
+    /// Keeps ports for the host. To be called before any session enters.
+    pub fn reserve(&mut self, interface: usize, address: IpAddr, services: &Services) {
+        for (protocol, range) in services.iter() {
+            let place = (interface, address, protocol);
+            self.held.insert((place, *range.start()), (*range.end(), Holder::Host));
+        }
+    }
+
+    /// Admits a session, if the quotas of its account have room, and gives it its addresses.
+    ///
+    /// # Errors
+    /// [`Refusal`], and nothing has changed.
+    pub fn enter(&mut self, id: SessionId, entry: Entry) -> Result<&Addresses, Refusal> {
+        let account = || self.members.values().filter(|m| m.entry.account == entry.account);
+        let quota = entry.quota;
+        let sessions = u32::try_from(account().count()).unwrap_or(u32::MAX);
+        if self.members.contains_key(&id) || sessions >= quota.sessions {
+            return Err(Refusal::Quota { what: Resource::Sessions, limit: quota.sessions });
+        }
+        let slots: u32 = account().map(|m| m.entry.slots).fold(0, u32::saturating_add);
+        if slots.saturating_add(entry.slots) > quota.slots {
+            return Err(Refusal::Quota { what: Resource::Slots, limit: quota.slots });
+        }
+        let own = self.pick_own(&entry)?;
+        for address in &own {
+            self.own.insert((entry.interface, *address), id);
+        }
+        let addresses = Addresses { shared: entry.shared.clone(), own };
+        let member = Member { entry, addresses, grants: Vec::new() };
+        Ok(&self.members.entry(id).or_insert(member).addresses)
+    }
+
+    /// The first free address of each family that the pool has.
+    fn pick_own(&self, entry: &Entry) -> Result<Vec<IpAddr>, Refusal> {
+        let mut own = Vec::new();
+        for is_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+            let mut pool = entry.own_pool.iter().filter(|a| is_family(a)).peekable();
+            if pool.peek().is_none() {
+                continue;
+            }
+            let free = pool.find(|a| !self.own.contains_key(&(entry.interface, **a)));
+            own.push(*free.ok_or(Refusal::NoAddress)?);
+        }
+        Ok(own)
+    }
+
+    /// Grants ports, all or none.
+    ///
+    /// # Errors
+    /// [`Refusal`], and nothing has changed.
+    pub fn claim(&mut self, id: SessionId, wish: Wish) -> Result<Grant, Refusal> {
+        let member = self.members.get(&id).ok_or(Refusal::NoSession)?;
+        if !wish.protocol.has_ports() {
+            return Err(Refusal::NoPorts { protocol: wish.protocol });
+        }
+        let last = u32::from(wish.first) + u32::from(wish.count) - u32::from(wish.count != 0);
+        if wish.count == 0 || wish.count > MAX_CLAIM || last > u32::from(u16::MAX) {
+            return Err(Refusal::Range { first: wish.first, count: wish.count });
+        }
+        let addresses = member.targets(wish.address)?;
+        let in_use = self.ports_of(member.entry.account);
+        if in_use + u32::from(wish.count) > member.entry.quota.ports {
+            let limit = member.entry.quota.ports;
+            return Err(Refusal::Quota { what: Resource::Ports, limit });
+        }
+        let any_port = addresses.iter().all(|a| member.addresses.own.contains(a));
+        let services = if any_port { &Services::any() } else { &member.entry.services };
+        let interface = member.entry.interface;
+        let first = if wish.first == 0 {
+            self.find(interface, &addresses, wish.protocol, wish.count, services)
+                .ok_or(Refusal::NoBlock { protocol: wish.protocol, count: wish.count })?
+        } else {
+            if !services.contains(wish.protocol, wish.first, wish.count) {
+                return Err(Refusal::Services { wish, allowed: services.to_string() });
+            }
+            for address in &addresses {
+                let place = (interface, *address, wish.protocol);
+                if let Some((port, _, holder)) = self.overlap(place, wish.first, wish.count) {
+                    let port = port.max(wish.first);
+                    let (address, protocol) = (*address, wish.protocol);
+                    return Err(Refusal::Held { address, protocol, port, holder });
+                }
+            }
+            wish.first
+        };
+        let grant = Grant { wish: Wish { first, ..wish }, addresses };
+        for address in &grant.addresses {
+            let place = (interface, *address, wish.protocol);
+            self.held.insert((place, first), (first + (wish.count - 1), Holder::Session(id)));
+        }
+        if wish.first == 0 {
+            self.cursor = first.saturating_add(wish.count);
+        }
+        if let Some(member) = self.members.get_mut(&id) {
+            member.grants.push(grant.clone());
+        }
+        Ok(grant)
+    }
+
+    /// Takes a grant back; `wish` is what the claim answered.
+    ///
+    /// # Errors
+    /// [`Refusal::NotHeld`] if the session has no such grant.
+    pub fn release(&mut self, id: SessionId, wish: Wish) -> Result<Grant, Refusal> {
+        let member = self.members.get_mut(&id).ok_or(Refusal::NoSession)?;
+        let index =
+            member.grants.iter().position(|g| g.wish == wish).ok_or(Refusal::NotHeld { wish })?;
+        let grant = member.grants.swap_remove(index);
+        let interface = member.entry.interface;
+        self.remove(interface, &grant);
+        Ok(grant)
+    }
+
+    /// Frees everything that a session held: its grants, which are returned, and its addresses.
+    pub fn end(&mut self, id: SessionId) -> Vec<Grant> {
+        self.own.retain(|_, holder| *holder != id);
+        let Some(member) = self.members.get_mut(&id) else { return Vec::new() };
+        let interface = member.entry.interface;
+        let grants = core::mem::take(&mut member.grants);
+        for grant in &grants {
+            self.remove(interface, grant);
+        }
+        grants
+    }
+
+    /// Takes a session out of its account; its number may be used again.
+    pub fn forget(&mut self, id: SessionId) {
+        self.end(id);
+        self.members.remove(&id);
+    }
+
+    fn remove(&mut self, interface: usize, grant: &Grant) {
+        for address in &grant.addresses {
+            self.held.remove(&((interface, *address, grant.wish.protocol), grant.wish.first));
+        }
+    }
+
+    /// Ports that an account has.
+    fn ports_of(&self, account: (u32, usize)) -> u32 {
+        let members = self.members.values().filter(|m| m.entry.account == account);
+        members.flat_map(|m| &m.grants).map(|g| u32::from(g.wish.count)).sum()
+    }
+
+    /// A range at `place` that has a port in common with `count` ports from `first`.
+    fn overlap(&self, place: Place, first: u16, count: u16) -> Option<(u16, u16, Holder)> {
+        let last = first.saturating_add(count.saturating_sub(1));
+        let (&(_, start), &(end, holder)) =
+            self.held.range((place, 0)..=(place, last)).next_back()?;
+        (end >= first).then_some((start, end, holder))
+    }
+
+    /// The first free block after the cursor: outside the kernel's range if possible, below 1024
+    /// only if there is no other.
+    fn find(
+        &self,
+        interface: usize,
+        addresses: &[IpAddr],
+        protocol: Protocol,
+        count: u16,
+        services: &Services,
+    ) -> Option<u16> {
+        let (low, high) = (*self.kernel.start(), *self.kernel.end());
+        let zones = [
+            high.checked_add(1).map(|above| above.max(1024)..=u16::MAX),
+            low.checked_sub(1).map(|below| 1024..=below),
+            Some(low.max(1024)..=high),
+            Some(1..=1023),
+            // Across the borders of the others.
+            Some(1..=u16::MAX),
+        ];
+        let free = |within: RangeInclusive<u16>| {
+            let mut first = *within.start();
+            loop {
+                let last = first.checked_add(count - 1).filter(|last| last <= within.end())?;
+                let taken = |a: &IpAddr| self.overlap((interface, *a, protocol), first, count);
+                match addresses.iter().find_map(taken) {
+                    None => return Some(first),
+                    // Past the range in the way, so each is met once.
+                    Some((_, end, _)) if end < last => first = end + 1,
+                    Some((_, end, _)) => first = end.checked_add(1)?,
+                }
+            }
+        };
+        zones.into_iter().flatten().find_map(|zone| {
+            let parts = |from: u16, to: u16| {
+                let clip = move |r: RangeInclusive<u16>| *r.start().max(&from)..=*r.end().min(&to);
+                services.of_protocol(protocol).map(clip).filter(|r| !r.is_empty()).find_map(free)
+            };
+            let (start, end) = (*zone.start(), *zone.end());
+            parts(start.max(self.cursor), end).or_else(|| parts(start, end))
+        })
+    }
+
+    /// The addresses of a session.
+    #[must_use]
+    pub fn addresses(&self, id: SessionId) -> Option<&Addresses> {
+        self.members.get(&id).map(|m| &m.addresses)
+    }
+
+    /// What a session holds.
+    pub fn grants(&self, id: SessionId) -> impl Iterator<Item = &Grant> {
+        self.members.get(&id).into_iter().flat_map(|m| &m.grants)
+    }
+
+    /// Everything that is held, by interface, address, protocol and port.
+    pub fn rules(&self) -> impl Iterator<Item = Rule> + '_ {
+        self.held.iter().map(|(&((interface, address, protocol), first), &(last, holder))| Rule {
+            interface,
+            address,
+            protocol,
+            first,
+            last,
+            holder,
+        })
+    }
+}
+
+impl Member {
+    fn targets(&self, address: Option<IpAddr>) -> Result<Vec<IpAddr>, Refusal> {
+        let addresses: Vec<_> =
+            self.addresses.iter().filter(|a| address.is_none_or(|wished| wished == *a)).collect();
+        match (addresses.is_empty(), address) {
+            (false, _) => Ok(addresses),
+            (true, Some(address)) => Err(Refusal::OtherAddress { address }),
+            (true, None) => Err(Refusal::NoAddress),
+        }
+    }
+}
+
+/// The kernel's `ip_local_port_range`, which also serves IPv6; its default if it cannot be read.
+#[must_use]
+pub fn kernel_port_range() -> RangeInclusive<u16> {
+    let parse = |text: String| {
+        let mut numbers = text.split_ascii_whitespace().map(str::parse);
+        let range = numbers.next()?.ok()?..=numbers.next()?.ok()?;
+        (!range.is_empty()).then_some(range)
+    };
+    let file = "/proc/sys/net/ipv4/ip_local_port_range";
+    std::fs::read_to_string(file).ok().and_then(parse).unwrap_or(32_768..=60_999)
+}
+
+#[cfg(test)]
+mod tests;

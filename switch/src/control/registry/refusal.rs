@@ -1,0 +1,120 @@
+//! Why a wish was not granted, in words for the client.
+
+use super::{Holder, Wish};
+use crate::classify::Protocol;
+use crate::config::protocol_name;
+use core::fmt;
+use std::net::IpAddr;
+use thiserror::Error;
+use usnet_shmring::control::RefusalCode;
+
+/// Something that an account has a limited number of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Sessions at a time.
+    Sessions,
+    /// Claimed ports.
+    Ports,
+    /// Slots of own pools.
+    Slots,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sessions => "sessions",
+            Self::Ports => "ports",
+            Self::Slots => "slots",
+        })
+    }
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Somebody else, or the session itself, has one of the ports.
+    #[error("port {port} of {} at {address} is held by {holder}", protocol_name(*protocol))]
+    Held {
+        /// Where.
+        address: IpAddr,
+        /// Of which protocol.
+        protocol: Protocol,
+        /// The first port in question.
+        port: u16,
+        /// By whom.
+        holder: Holder,
+    },
+    /// No block of that size is free among the ports allowed.
+    #[error("no free block of {count} ports of {} is left", protocol_name(*protocol))]
+    NoBlock {
+        /// Of which protocol.
+        protocol: Protocol,
+        /// Size asked for.
+        count: u16,
+    },
+    /// Policy keeps these ports from the user.
+    #[error("policy does not allow {wish}; it allows: {allowed}")]
+    Services {
+        /// What was asked for.
+        wish: Wish,
+        /// What might have been.
+        allowed: String,
+    },
+    /// The limit of the account is reached.
+    #[error("the limit of {limit} {what} for this user is reached")]
+    Quota {
+        /// Of what.
+        what: Resource,
+        /// The limit.
+        limit: u32,
+    },
+    /// Every address of the pool is taken, or the session has none.
+    #[error("no address is left for this session")]
+    NoAddress,
+    /// The session does not have this address.
+    #[error("{address} is no address of this session")]
+    OtherAddress {
+        /// The address asked for.
+        address: IpAddr,
+    },
+    /// The protocol cannot be claimed by port.
+    #[error("protocol {} has no ports to claim", protocol.0)]
+    NoPorts {
+        /// The protocol asked for.
+        protocol: Protocol,
+    },
+    /// No such ports, or too many.
+    #[error("{count} ports from {first}: a claim is of 1 to 4096 ports up to 65535")]
+    Range {
+        /// First port asked for.
+        first: u16,
+        /// Number of ports asked for.
+        count: u16,
+    },
+    /// Not held in this form.
+    #[error("the session holds no grant of {wish}")]
+    NotHeld {
+        /// What was to be released.
+        wish: Wish,
+    },
+    /// There is no such session.
+    #[error("there is no such session")]
+    NoSession,
+}
+
+impl Refusal {
+    /// The code that goes with the words.
+    #[must_use]
+    pub const fn code(&self) -> RefusalCode {
+        match self {
+            Self::Held { .. } => RefusalCode::InUse,
+            Self::NoBlock { .. } | Self::Quota { .. } | Self::NoAddress => RefusalCode::Exhausted,
+            Self::Services { .. } | Self::NoPorts { .. } => RefusalCode::NotPermitted,
+            Self::OtherAddress { .. } | Self::NotHeld { .. } | Self::NoSession => {
+                RefusalCode::NotFound
+            }
+            Self::Range { .. } => RefusalCode::Protocol,
+        }
+    }
+}

@@ -11,6 +11,8 @@
 //!   control   who may attach, and what each session holds
 //! ```
 
+pub mod net;
+
 pub mod port;
 
 pub mod classify;

@@ -1,0 +1,209 @@
+//! The kernel guard: keeps the kernel from hearing what arrives on a shared interface.
+//!
+//! ```text
+//!   wire -> sv0 --+--> packet socket (usnetd sees every frame)
+//!                 |
+//!                 +--> guard: nf_tables, family netdev, hook ingress
+//!                        |  not IP (ARP, EAPOL ...), neighbour discovery: pass
+//!                        +--------------------------------------------> kernel
+//!                        |  all else: dropped
+//!                                       kernel <- host endpoint <- usnetd: what is the kernel's
+//! ```
+//!
+//! Without it the kernel would answer each frame that belongs to a client, with a reset or a "port
+//! unreachable", because a packet socket only gets copies.
+//!
+//! - The table has an owner (`NFT_TABLE_F_OWNER`, Linux 5.12): the kernel removes it when our socket
+//!   closes, so nothing is left behind by a daemon that is killed.
+//! - Packet sockets for all protocols (`ETH_P_ALL`) see frames before the guard; those for one
+//!   protocol behind it.
+//! - What the kernel sends is not touched.
+//! - [`Pass::covers`] says the same of a frame as the kernel's rules do: what passes must not be
+//!   given to the kernel a second time.
+
+use super::error::NetError;
+use super::link::name_bytes;
+use super::netlink::{Failure, Socket};
+use super::nft::{self, AcceptRule, Compare, Load};
+
+const CHAIN: &str = "ingress";
+/// Before any other chain that a person would make.
+const PRIORITY: i32 = -500;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+const ICMPV6: u8 = 58;
+/// Router solicitation, router advertisement, neighbour solicitation, neighbour advertisement,
+/// redirect (RFC 4861, 4).
+const DISCOVERY_TYPES: core::ops::RangeInclusive<u8> = 133..=137;
+
+/// A kind of frame that the kernel goes on to receive by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Neither IPv4 nor IPv6: ARP, EAPOL, LLDP, time protocols.
+    NotIp,
+    /// IPv6 router and neighbour discovery (ICMPv6 types 133..=137).
+    NeighbourDiscovery,
+    /// IP datagrams to a group: IPv4 224.0.0.0/4 and 255.255.255.255, IPv6 ff00::/8. The kernel
+    /// never answers these with an error, and only joins groups on the interface itself.
+    Groups,
+    /// IPv6 datagrams to a link-local address, which the kernel knows on the interface itself only.
+    LinkLocal,
+}
+
+impl Pass {
+    /// What must pass so that the kernel can resolve and be resolved: the rest is steered.
+    pub const NEIGHBOURS: [Self; 2] = [Self::NotIp, Self::NeighbourDiscovery];
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::NotIp, Self::NeighbourDiscovery, Self::Groups, Self::LinkLocal];
+
+    fn rules(self) -> Vec<AcceptRule> {
+        let is = |load, value: &[u8]| (load, Compare::Is, value.to_vec());
+        let is_not = |load, value: &[u8]| (load, Compare::IsNot, value.to_vec());
+        let ipv4 = || is(Load::Protocol, &ETHERTYPE_IPV4.to_be_bytes());
+        let ipv6 = || is(Load::Protocol, &ETHERTYPE_IPV6.to_be_bytes());
+        let within = |load, low: &[u8], high: &[u8]| {
+            [(load, Compare::AtLeast, low.to_vec()), (load, Compare::AtMost, high.to_vec())]
+        };
+        let tests = match self {
+            Self::NotIp => vec![vec![
+                is_not(Load::Protocol, &ETHERTYPE_IPV4.to_be_bytes()),
+                is_not(Load::Protocol, &ETHERTYPE_IPV6.to_be_bytes()),
+            ]],
+            Self::NeighbourDiscovery => {
+                let [low, high] = within(
+                    Load::Transport { offset: 0, len: 1 },
+                    &[*DISCOVERY_TYPES.start()],
+                    &[*DISCOVERY_TYPES.end()],
+                );
+                vec![vec![ipv6(), is(Load::Layer4Protocol, &[ICMPV6]), low, high]]
+            }
+            Self::Groups => {
+                let first = Load::Network { offset: 16, len: 1 };
+                let [low, high] = within(first, &[224], &[239]);
+                vec![
+                    vec![ipv4(), low, high],
+                    vec![ipv4(), is(Load::Network { offset: 16, len: 4 }, &[0xff; 4])],
+                    vec![ipv6(), is(Load::Network { offset: 24, len: 1 }, &[0xff])],
+                ]
+            }
+            Self::LinkLocal => {
+                let first = Load::Network { offset: 24, len: 2 };
+                let [low, high] = within(first, &[0xfe, 0x80], &[0xfe, 0xbf]);
+                vec![vec![ipv6(), low, high]]
+            }
+        };
+        tests.into_iter().map(|tests| AcceptRule { tests }).collect()
+    }
+
+    /// Whether a frame is of this kind, so that the kernel has received it already. For frames
+    /// without a VLAN tag; of tagged ones only the outermost EtherType behind the first tag counts.
+    #[must_use]
+    pub fn covers(self, frame: &[u8]) -> bool {
+        let Some((ethertype, packet)) = split_frame(frame) else { return false };
+        match (self, ethertype) {
+            (Self::NotIp, ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => false,
+            (Self::NotIp, _) => true,
+            (Self::NeighbourDiscovery, ETHERTYPE_IPV6) => {
+                packet.get(6) == Some(&ICMPV6)
+                    && packet.get(40).is_some_and(|kind| DISCOVERY_TYPES.contains(kind))
+            }
+            (Self::Groups, ETHERTYPE_IPV4) => {
+                packet.get(16..20).is_some_and(|to| (224..=239).contains(&to[0]) || to == [0xff; 4])
+            }
+            (Self::Groups, ETHERTYPE_IPV6) => packet.get(24) == Some(&0xff),
+            (Self::LinkLocal, ETHERTYPE_IPV6) => {
+                packet.get(24..26).is_some_and(|to| to[0] == 0xfe && to[1] & 0xc0 == 0x80)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The EtherType behind at most one VLAN tag, and what follows it.
+fn split_frame(frame: &[u8]) -> Option<(u16, &[u8])> {
+    let ethertype = |at: usize| {
+        let bytes = frame.get(at..at + 2)?;
+        Some((u16::from_be_bytes([bytes[0], bytes[1]]), frame.get(at + 2..)?))
+    };
+    match ethertype(12)? {
+        (ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN, _) => ethertype(16),
+        found => Some(found),
+    }
+}
+
+/// An interface on which the kernel hears only what passes. Dropping it, closing its descriptor or
+/// killing its process removes the guard.
+#[derive(Debug)]
+pub struct Guard {
+    socket: Socket,
+    table: String,
+    interface: String,
+}
+
+impl Guard {
+    /// Puts the guard in front of an interface of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// There is no such interface; it is guarded already; the kernel is older than 5.12 or has no
+    /// nf_tables; or the privilege (`CAP_NET_ADMIN`) is missing.
+    pub fn install(interface: &str, passing: &[Pass]) -> Result<Self, NetError> {
+        name_bytes(interface)?;
+        let mut socket = open(interface)?;
+        let table = format!("usnet-{interface}");
+        let mut body = vec![
+            nft::new_owned_table(&table),
+            nft::new_dropping_chain(&table, CHAIN, interface, PRIORITY),
+        ];
+        let rules = passing.iter().flat_map(|pass| pass.rules());
+        body.extend(rules.map(|rule| nft::new_rule(&table, CHAIN, &rule)));
+        socket
+            .batch(nft::batch_begin(), body, nft::batch_end())
+            .map_err(|e| e.of("keep the kernel from hearing", interface))?;
+        Ok(Self { socket, table, interface: interface.into() })
+    }
+
+    /// Removes the guard and waits until it is gone.
+    ///
+    /// # Errors
+    /// Somebody else has removed it.
+    pub fn remove(mut self) -> Result<(), NetError> {
+        let body = vec![nft::delete_table(&self.table)];
+        self.socket
+            .batch(nft::batch_begin(), body, nft::batch_end())
+            .map_err(|e: Failure| e.of("let the kernel hear again", self.interface))
+    }
+}
+
+fn open(interface: &str) -> Result<Socket, NetError> {
+    Socket::open(Some(rustix::net::netlink::NETFILTER))
+        .map_err(|e| e.of("reach nf_tables for", interface))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(ethertype: u16, packet: &[u8]) -> Vec<u8> {
+        [&[0; 12], &ethertype.to_be_bytes()[..], packet].concat()
+    }
+
+    #[test]
+    fn a_frame_too_short_for_its_header_is_not_covered() {
+        for len in 0..14 {
+            assert!(Pass::ALL.iter().all(|pass| !pass.covers(&[0x86; 14][..len])), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn only_discovery_messages_are_neighbour_discovery() {
+        for kind in 0..=255 {
+            let mut packet = [0; 48];
+            (packet[6], packet[40]) = (ICMPV6, kind);
+            let covered = Pass::NeighbourDiscovery.covers(&frame(ETHERTYPE_IPV6, &packet));
+            assert_eq!(covered, (133..=137).contains(&kind), "ICMPv6 type {kind}");
+        }
+    }
+}

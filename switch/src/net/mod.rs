@@ -1,0 +1,31 @@
+//! What usnet asks of the kernel about interfaces, without a foreign program.
+//!
+//! ```text
+//!   netlink ----- link, address     interfaces, their addresses, routes   NETLINK_ROUTE
+//!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
+//!   offload                         segmentation and checksum offload     SIOCETHTOOL
+//!   sysctl                          /proc/sys/net, with the way back
+//!   namespace                       user and network namespaces that nothing outlives
+//! ```
+//!
+//! - A [`Netlink`] and every socket belong to the network namespace of the thread that opened them,
+//!   whichever thread uses them later.
+//! - What is undone by the kernel when a descriptor closes is preferred to what must be undone by
+//!   hand, since a process that is killed undoes nothing.
+//! - Slow path: everything here may allocate and make system calls.
+
+mod address;
+mod error;
+mod link;
+mod netlink;
+mod nft;
+mod sys;
+
+pub mod guard;
+pub mod namespace;
+pub mod offload;
+pub mod sysctl;
+
+pub use address::{InterfaceAddress, Scope};
+pub use error::NetError;
+pub use link::{Link, LinkState, Netlink};

@@ -13,6 +13,9 @@
 //! - Frames are as on the wire: Ethernet header first, VLAN tags in place, checksums complete, no
 //!   frame check sequence.
 
+pub mod af_packet;
+mod checksum;
+pub mod tap;
 pub mod wire;
 
 use crate::classify::Mac;

@@ -1,0 +1,336 @@
+//! A packet socket with memory-mapped rings: any Linux interface, no driver support needed.
+//!
+//! ```text
+//!   interface --> receive ring --copy--> slots --> switch
+//!   interface <-- transmit ring <--copy-- slots <--
+//! ```
+//!
+//! - The kernel's stack gets a copy of every frame, too. Where both serve one address the kernel's
+//!   copies are stopped behind the packet sockets; that is the business of whoever opens the port.
+//! - Frames come as they were on the wire: a VLAN tag that the kernel took out is put back, and a
+//!   checksum that the sending end of a veth left to hardware is completed.
+//! - What this machine itself sends on the interface is not received.
+//! - TPACKET_V3 hands frames over in blocks, which costs the least per frame at high rates but holds
+//!   a lone frame back for a millisecond; TPACKET_V2 hands each over at once. `docs/ports.md` has
+//!   what was measured.
+
+mod layout;
+mod receive;
+mod sys;
+mod transmit;
+
+use super::checksum::complete_checksum;
+use super::{Burst, Port, PortCounters, PortInfo};
+use crate::classify::Mac;
+use crate::time::Time;
+use core::cell::Cell;
+use core::time::Duration;
+use layout::{Received, RingRequest};
+use receive::Reader;
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use sys::{Rings, Socket};
+use transmit::Writer;
+use usnet_shmring::pool::{MIN_FRAME, Pool};
+
+/// Which form of ring the kernel is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RingVersion {
+    /// TPACKET_V2: a frame at a time; lowest latency.
+    #[default]
+    V2,
+    /// TPACKET_V3: a block at a time; lowest cost per frame at high rates.
+    V3,
+}
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct AfPacketSpec {
+    /// Name of the interface, for people.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its link address.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Form of the rings.
+    pub ring: RingVersion,
+    /// Frames in each ring, about; rounded to whole blocks.
+    pub frames: u32,
+    /// Hear frames for other link addresses too. Ends with the socket.
+    pub promiscuous: bool,
+    /// Send past the queueing discipline: faster, and unseen by other packet sockets here.
+    pub bypass_qdisc: bool,
+}
+
+/// How often an idle port asks for an error that waits on the socket.
+const ERROR_INTERVAL: Duration = Duration::from_millis(10);
+
+/// `struct packet_mreq` of `linux/if_packet.h`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Membership {
+    index: i32,
+    kind: u16,
+    address_length: u16,
+    address: [u8; 8],
+}
+
+/// A port over a packet socket.
+#[derive(Debug)]
+pub struct AfPacket {
+    info: PortInfo,
+    socket: Socket,
+    rings: Rings,
+    reader: Reader,
+    writer: Writer,
+    /// The kernel could not take all frames at the last kick.
+    kick_pending: bool,
+    last_error_check: Time,
+    counters: PortCounters,
+    /// The kernel's count of lost frames is reset when it is read.
+    missed: Cell<u64>,
+}
+
+impl AfPacket {
+    /// Opens a packet socket with both rings on an interface. Needs `CAP_NET_RAW` in the user
+    /// namespace that owns the network namespace.
+    ///
+    /// # Errors
+    /// What the kernel refused; the caller names the interface.
+    pub fn open(spec: &AfPacketSpec) -> io::Result<Self> {
+        let socket = Socket::open()?;
+        let version: u32 = match spec.ring {
+            RingVersion::V2 => 1,
+            RingVersion::V3 => 2,
+        };
+        socket.set(libc::PACKET_VERSION, &version)?;
+        socket.set(libc::PACKET_IGNORE_OUTGOING, &1u32)?;
+        if spec.bypass_qdisc {
+            socket.set(libc::PACKET_QDISC_BYPASS, &1u32)?;
+        }
+        let longest = usize::from(spec.mtu) + 14 + 8;
+        let (rx, tx) = (rx_request(spec, longest), tx_request(spec, longest));
+        match spec.ring {
+            RingVersion::V2 => {
+                let first =
+                    |r: &RingRequest| [r.block_size, r.block_count, r.frame_size, r.frame_count];
+                socket.set(libc::PACKET_RX_RING, &first(&rx))?;
+                socket.set(libc::PACKET_TX_RING, &first(&tx))?;
+            }
+            RingVersion::V3 => {
+                socket.set(libc::PACKET_RX_RING, &rx)?;
+                socket.set(libc::PACKET_TX_RING, &tx)?;
+            }
+        }
+        let rings = socket.map(&rx, &tx)?;
+        socket.bind(spec.index)?;
+        if spec.promiscuous {
+            let index = i32::try_from(spec.index).unwrap_or(0);
+            let kind = u16::try_from(libc::PACKET_MR_PROMISC).unwrap_or(0);
+            let all = Membership { index, kind, address_length: 0, address: [0; 8] };
+            socket.set(libc::PACKET_ADD_MEMBERSHIP, &all)?;
+        }
+        Ok(Self {
+            info: PortInfo {
+                name: spec.name.clone(),
+                backend: "af_packet",
+                mac: spec.mac,
+                mtu: spec.mtu,
+            },
+            rings,
+            reader: Reader::new(spec.ring, rx),
+            writer: Writer::new(spec.ring, tx, rx.size()),
+            socket,
+            kick_pending: false,
+            last_error_check: Time(0),
+            counters: PortCounters::default(),
+            missed: Cell::new(0),
+        })
+    }
+
+    fn kick(&mut self) -> io::Result<()> {
+        self.kick_pending = false;
+        let Err(error) = self.socket.kick() else { return Ok(()) };
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            // Frames wait in the ring; the next kick sends them.
+            Some(Errno::AGAIN | Errno::NOBUFS | Errno::INTR | Errno::NETDOWN | Errno::MSGSIZE) => {
+                self.kick_pending = true;
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Reads, and so clears, an error that would keep the descriptor readable for ever. A link that
+    /// went down may come back.
+    fn check_error(&mut self, now: Time) -> io::Result<()> {
+        if now.since(self.last_error_check) < ERROR_INTERVAL {
+            return Ok(());
+        }
+        self.last_error_check = now;
+        match rustix::net::sockopt::socket_error(&self.socket)? {
+            Ok(()) | Err(Errno::NETDOWN) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Copies one received frame into a slot. `None` if it cannot be delivered, which is counted.
+    fn take(
+        rings: &Rings,
+        counters: &mut PortCounters,
+        seen: &Received,
+        pool: &mut Pool,
+    ) -> Option<usnet_shmring::pool::Frame> {
+        let tag = seen.tag();
+        let stripped = seen.snaplen as usize;
+        let Some(bytes) = rings
+            .bytes(seen.at, stripped)
+            .filter(|b| !seen.is_cut() && b.len() >= usize::from(MIN_FRAME))
+        else {
+            counters.receive_errors += 1;
+            return None;
+        };
+        let length = stripped + tag.map_or(0, |t| t.len());
+        let Some(mut frame) = pool.alloc() else {
+            counters.no_slot += 1;
+            return None;
+        };
+        let fits = u16::try_from(length).is_ok_and(|length| pool.set_window(&mut frame, 0, length));
+        let (addresses, rest) = bytes.split_at(12.min(bytes.len()));
+        let into = pool.bytes_mut(&mut frame);
+        let (head, tail) = into.split_at_mut(12.min(into.len()));
+        let tail = match (tag, fits) {
+            (Some(tag), true) => {
+                let (place, tail) = tail.split_at_mut(4.min(tail.len()));
+                place.copy_from_slice(&tag);
+                tail
+            }
+            _ => tail,
+        };
+        if !fits || tail.len() != rest.len() {
+            counters.receive_errors += 1;
+            pool.free(frame);
+            return None;
+        }
+        head.copy_from_slice(addresses);
+        tail.copy_from_slice(rest);
+        if seen.needs_checksum() {
+            complete_checksum(pool.bytes_mut(&mut frame));
+        }
+        counters.received += 1;
+        counters.received_bytes += length as u64;
+        Some(frame)
+    }
+}
+
+/// A power of two of bytes that holds a frame of `longest` bytes behind the kernel's headers.
+fn ring_frame(longest: usize) -> u32 {
+    // Header, `sockaddr_ll`, alignment and the link header's own alignment stay below 128 bytes.
+    u32::try_from((longest + 128).next_power_of_two()).unwrap_or(1 << 17)
+}
+
+fn rx_request(spec: &AfPacketSpec, longest: usize) -> RingRequest {
+    let frame_size = ring_frame(longest);
+    let frames = spec.frames.clamp(64, 1 << 16);
+    let block_size = (64 << 10).max(frame_size);
+    let block_count = (frames.saturating_mul(frame_size) / block_size).max(4);
+    RingRequest {
+        block_size,
+        block_count,
+        frame_size,
+        frame_count: block_count * (block_size / frame_size),
+        retire_ms: u32::from(spec.ring == RingVersion::V3),
+        ..RingRequest::default()
+    }
+}
+
+fn tx_request(spec: &AfPacketSpec, longest: usize) -> RingRequest {
+    let frame_size = ring_frame(Writer::frame_size(spec.ring, longest));
+    let request = rx_request(spec, longest);
+    let block_size = (64 << 10).max(frame_size);
+    RingRequest {
+        block_size,
+        frame_size,
+        frame_count: request.block_count * (block_size / frame_size),
+        // The kernel wants these zero for a transmit ring.
+        retire_ms: 0,
+        ..request
+    }
+}
+
+impl Port for AfPacket {
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn receive(&mut self, now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+        if self.kick_pending {
+            self.kick()?;
+        }
+        let mut count = 0;
+        // Bounded also if every frame is refused: one ring's worth is not walked in one call.
+        for _ in 0..super::BURST {
+            if into.room() == 0 {
+                break;
+            }
+            let Some(seen) = self.reader.peek(&self.rings) else { break };
+            let frame = Self::take(&self.rings, &mut self.counters, &seen, pool);
+            self.reader.advance(&self.rings);
+            if let Some(frame) = frame {
+                match into.push(frame) {
+                    Ok(()) => count += 1,
+                    Err(frame) => pool.free(frame),
+                }
+            }
+        }
+        if count == 0 {
+            self.check_error(now)?;
+        }
+        Ok(count)
+    }
+
+    fn transmit(&mut self, _now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        let longest = usize::from(self.info.mtu) + 14 + 8;
+        let mut count = 0;
+        while let Some(frame) = from.pop() {
+            let bytes = pool.bytes(&frame);
+            if bytes.len() > longest || bytes.len() < usize::from(MIN_FRAME) {
+                self.counters.transmit_errors += 1;
+            } else if self.writer.push(&mut self.rings, bytes) {
+                self.counters.transmitted += 1;
+                self.counters.transmitted_bytes += bytes.len() as u64;
+            } else {
+                from.put_back(frame);
+                break;
+            }
+            pool.free(frame);
+            count += 1;
+        }
+        if count > 0 || self.kick_pending {
+            self.kick()?;
+        }
+        Ok(count)
+    }
+
+    fn counters(&self) -> PortCounters {
+        /// `struct tpacket_stats_v3`; the first two words are `struct tpacket_stats`.
+        type Statistics = [u32; 3];
+        if let Ok([_, drops, _]) = self.socket.get::<Statistics>(libc::PACKET_STATISTICS) {
+            self.missed.set(self.missed.get() + u64::from(drops));
+        }
+        let refused = self.writer.refused;
+        PortCounters {
+            missed: self.missed.get(),
+            transmit_errors: self.counters.transmit_errors + refused,
+            transmitted: self.counters.transmitted - refused,
+            ..self.counters
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+}

@@ -1,0 +1,182 @@
+//! A TAP device: a network interface of the kernel whose wire is this process.
+//!
+//! ```text
+//!   kernel's stack <-> tapN <-> /dev/net/tun <-> switch
+//! ```
+//!
+//! - The host stack's way in and out, and the simplest port there is: one system call a frame, which
+//!   the kernel's interface leaves no choice about.
+//! - The device goes when the port does.
+//! - With `vnet_header` each frame carries a `virtio_net_hdr`, so that the kernel may leave checksums
+//!   to us; they are completed here. Frames longer than the device's MTU never come: segmentation is
+//!   not offered.
+
+mod sys;
+
+use super::checksum::complete_checksum;
+use super::{Burst, Port, PortCounters, PortInfo};
+use crate::classify::Mac;
+use crate::time::Time;
+use rustix::io::Errno;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
+
+/// Bytes of a `virtio_net_hdr` without merged buffers (linux/virtio_net.h).
+const VNET_HEADER: usize = 10;
+/// Its flag for a checksum that was left to us.
+const NEEDS_CHECKSUM: u8 = 1;
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct TapSpec {
+    /// Name of the device; `%d` in it is replaced by a number.
+    pub name: String,
+    /// Its link address, as the kernel shall have it.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Exchange a `virtio_net_hdr` with each frame.
+    pub vnet_header: bool,
+}
+
+/// A port over a TAP device.
+#[derive(Debug)]
+pub struct Tap {
+    info: PortInfo,
+    device: OwnedFd,
+    vnet_header: bool,
+    counters: PortCounters,
+}
+
+impl Tap {
+    /// Makes the device and sets its link address and MTU. It is down until somebody brings it up.
+    /// Needs `/dev/net/tun` and `CAP_NET_ADMIN` in the user namespace that owns the network
+    /// namespace.
+    ///
+    /// # Errors
+    /// What the kernel refused; the caller names the device.
+    pub fn open(spec: &TapSpec) -> io::Result<Self> {
+        let (device, name) = sys::open(&spec.name, spec.vnet_header)?;
+        sys::configure(&name, spec.mac, spec.mtu)?;
+        let info = PortInfo { name, backend: "tap", mac: spec.mac, mtu: spec.mtu };
+        let counters = PortCounters::default();
+        Ok(Self { info, device, vnet_header: spec.vnet_header, counters })
+    }
+
+    /// Name of the device, with the number that the kernel gave it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// Reads one frame into `frame`. `Ok(false)` if there is none.
+    fn read(&mut self, pool: &mut Pool, frame: &mut Frame) -> io::Result<bool> {
+        let slot = u16::try_from(pool.slot_size()).unwrap_or(u16::MAX);
+        pool.set_window(frame, 0, slot);
+        let mut header = [0; VNET_HEADER];
+        let into = pool.bytes_mut(frame);
+        let read = if self.vnet_header {
+            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(into)];
+            rustix::io::readv(&self.device, &mut parts).map(|n| n.saturating_sub(VNET_HEADER))
+        } else {
+            rustix::io::read(&self.device, into)
+        };
+        let length = match read {
+            Ok(length) => length,
+            // Down, or a frame that vanished: nothing now.
+            Err(Errno::AGAIN | Errno::INTR | Errno::IO) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        };
+        pool.set_window(frame, 0, u16::try_from(length).unwrap_or(0));
+        let [flags, ..] = header;
+        if flags & NEEDS_CHECKSUM != 0 {
+            complete_checksum(pool.bytes_mut(frame));
+        }
+        Ok(true)
+    }
+}
+
+impl Port for Tap {
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn receive(&mut self, _now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+        let mut count = 0;
+        while into.room() > 0 {
+            let Some(mut frame) = pool.alloc() else {
+                // The frame waits in the device's queue, which drops when it is full.
+                break;
+            };
+            match self.read(pool, &mut frame) {
+                Ok(true) if frame.len() >= usize::from(MIN_FRAME) => {}
+                Ok(true) => {
+                    self.counters.receive_errors += 1;
+                    pool.free(frame);
+                    continue;
+                }
+                Ok(false) => {
+                    pool.free(frame);
+                    break;
+                }
+                Err(error) => {
+                    pool.free(frame);
+                    return Err(error);
+                }
+            }
+            self.counters.received += 1;
+            self.counters.received_bytes += frame.len() as u64;
+            match into.push(frame) {
+                Ok(()) => count += 1,
+                Err(frame) => pool.free(frame),
+            }
+        }
+        Ok(count)
+    }
+
+    fn transmit(&mut self, _now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        let longest = usize::from(self.info.mtu) + 14 + 8;
+        let mut count = 0;
+        while let Some(frame) = from.pop() {
+            let bytes = pool.bytes(&frame);
+            let fits = bytes.len() <= longest && bytes.len() >= usize::from(MIN_FRAME);
+            let header = [0; VNET_HEADER];
+            let parts = [IoSlice::new(&header), IoSlice::new(bytes)];
+            let written = match (fits, self.vnet_header) {
+                (false, _) => Err(Errno::MSGSIZE),
+                (true, true) => rustix::io::writev(&self.device, &parts),
+                (true, false) => rustix::io::write(&self.device, bytes),
+            };
+            match written {
+                Ok(_) => {
+                    self.counters.transmitted += 1;
+                    self.counters.transmitted_bytes += frame.len() as u64;
+                }
+                Err(Errno::AGAIN | Errno::NOBUFS) => {
+                    from.put_back(frame);
+                    break;
+                }
+                // Too long for the device, or the device is down.
+                Err(Errno::MSGSIZE | Errno::INVAL | Errno::IO | Errno::INTR) => {
+                    self.counters.transmit_errors += 1;
+                }
+                Err(errno) => {
+                    from.put_back(frame);
+                    return Err(errno.into());
+                }
+            }
+            pool.free(frame);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn counters(&self) -> PortCounters {
+        self.counters
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.as_fd())
+    }
+}

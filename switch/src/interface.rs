@@ -15,6 +15,7 @@ use crate::classify::{
     ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, classify,
 };
 use crate::deliver::{Deliver, Sent};
+use crate::net::guard::Pass;
 use crate::port::{Burst, Port};
 use crate::session::Session;
 use crate::steer::{FragmentTable, Table};
@@ -66,8 +67,6 @@ enum Steered {
     To(Receiver),
     /// Everyone who may care; see [`Interface::audience`].
     Group,
-    /// The kernel sees these frames on the interface itself.
-    KernelHasIt,
     /// The switch answers.
     Answer(Answer),
     Drop(DropReason),
@@ -89,8 +88,8 @@ pub(crate) struct Interface {
     pub(crate) sent_fragments: FragmentTable<SessionId>,
     pub(crate) wire: Outlet,
     pub(crate) host: Option<Outlet>,
-    /// ARP and neighbour discovery reach the kernel without the switch.
-    pub(crate) host_sees_arp: bool,
+    /// What the kernel hears on the interface itself, so that it must not get it a second time.
+    pub(crate) kernel_hears: Vec<Pass>,
     /// Clients attached to it.
     pub(crate) clients: Vec<SessionId>,
 }
@@ -109,9 +108,15 @@ impl Interface {
             return deliver.drop_frame(frame, DropReason::NotForUs);
         }
         match self.steer(&seen, now) {
-            Steered::To(receiver) => self.to_receiver(deliver, frame, receiver, now),
-            Steered::Group => self.to_audience(deliver, frame, &seen, None, false, now),
-            Steered::KernelHasIt => deliver.consume(frame),
+            Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
+            Steered::To(Receiver::Host) if self.kernel_has(deliver, &frame) => {
+                deliver.consume(frame);
+            }
+            Steered::To(Receiver::Host) => self.to_host(deliver, frame, now),
+            Steered::Group => {
+                let host = !self.kernel_has(deliver, &frame);
+                self.to_audience(deliver, frame, &seen, None, host, now);
+            }
             Steered::Answer(answer) => {
                 let reply = self.reply(deliver, &answer, seen.source);
                 deliver.consume(frame);
@@ -177,11 +182,10 @@ impl Interface {
                     Some(Receiver::Client(_)) => {
                         Steered::Answer(Answer::Neighbor(packet.flow, target))
                     }
-                    _ if self.host_sees_arp => Steered::KernelHasIt,
                     _ => self.host_receiver(),
                 }
             }
-            IpKind::Icmp(Icmp::Router) if self.host_sees_arp => Steered::KernelHasIt,
+            IpKind::Icmp(Icmp::Router) => self.host_receiver(),
             // A request is for the owner of the address, whoever asked others with the same id.
             IpKind::Icmp(Icmp::EchoRequest) if !seen.destination.is_group() => {
                 to(self.table.address_default(packet.flow.destination))
@@ -204,9 +208,14 @@ impl Interface {
         }
         match self.table.address_default(arp.target) {
             Some(Receiver::Client(_)) => Steered::Answer(Answer::Arp(*arp)),
-            _ if self.host_sees_arp => Steered::KernelHasIt,
             _ => self.host_receiver(),
         }
+    }
+
+    /// Whether the kernel has heard this frame from the wire already.
+    fn kernel_has(&self, deliver: &Deliver, frame: &Frame) -> bool {
+        let bytes = deliver.pool.bytes(frame);
+        self.kernel_hears.iter().any(|pass| pass.covers(bytes))
     }
 
     fn reply(&self, deliver: &mut Deliver, answer: &Answer, to: Mac) -> Option<Frame> {
@@ -235,43 +244,46 @@ impl Interface {
     }
 
     #[inline]
-    fn to_receiver(&mut self, deliver: &mut Deliver, frame: Frame, to: Receiver, now: Time) {
-        match (to, &mut self.host) {
-            (Receiver::Client(id), _) => deliver.to_client(frame, id),
-            (Receiver::Host, Some(host)) => host.push(deliver, frame, now),
-            (Receiver::Host, None) => deliver.drop_frame(frame, DropReason::NoReceiver),
+    fn to_host(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        match &mut self.host {
+            Some(host) => host.push(deliver, frame, now),
+            None => deliver.drop_frame(frame, DropReason::NoReceiver),
         }
     }
 
-    /// Copies a frame to all that may care. The last receiver gets the frame itself.
+    /// Copies a frame to all that may care: clients but `except`, and the host if `host` says so.
+    /// The last receiver gets the frame itself.
     fn to_audience(
         &mut self,
         deliver: &mut Deliver,
         frame: Frame,
         seen: &Classified,
         except: Option<SessionId>,
-        from_host: bool,
+        host: bool,
         now: Time,
     ) {
         let is_link = !matches!(&seen.payload, Payload::Ip(packet)
             if !matches!(packet.kind, IpKind::Icmp(Icmp::NeighborAdvertisement { .. })));
-        let host_cares = !from_host && self.host.is_some() && !(is_link && self.host_sees_arp);
-        let mut last: Option<Receiver> = host_cares.then_some(Receiver::Host);
-        for index in 0..self.clients.len() {
-            let Some(id) = self.clients.get(index).copied() else { break };
-            if except == Some(id) || !self.cares(id, seen, is_link) {
-                continue;
-            }
-            if let Some(receiver) = last.replace(Receiver::Client(id))
+        let host = host && self.host.is_some();
+        let mut last: Option<SessionId> = None;
+        for id in &self.clients {
+            if except != Some(*id)
+                && self.cares(*id, seen, is_link)
+                && let Some(receiver) = last.replace(*id)
                 && let Some(copy) = deliver.duplicate(&frame)
             {
-                self.to_receiver(deliver, copy, receiver, now);
+                deliver.to_client(copy, receiver);
             }
         }
         match last {
-            Some(receiver) => self.to_receiver(deliver, frame, receiver, now),
-            None if is_link => deliver.consume(frame),
-            None => deliver.drop_frame(frame, DropReason::NoReceiver),
+            Some(receiver) => {
+                if host && let Some(copy) = deliver.duplicate(&frame) {
+                    self.to_host(deliver, copy, now);
+                }
+                deliver.to_client(frame, receiver);
+            }
+            None if host => self.to_host(deliver, frame, now),
+            None => deliver.consume(frame),
         }
     }
 
@@ -315,7 +327,7 @@ impl Interface {
                 return;
             }
             if let Some(copy) = deliver.duplicate(&frame) {
-                self.to_audience(deliver, copy, &seen, None, true, now);
+                self.to_audience(deliver, copy, &seen, None, false, now);
             }
         }
         self.wire.push(deliver, frame, now);
@@ -362,7 +374,7 @@ impl Interface {
                 Steered::To(Receiver::Client(id)) => deliver.sent_to_client(from, sent, id),
                 Steered::To(Receiver::Host) => self.sent_to_outlet(deliver, from, sent, true, now),
                 Steered::Drop(reason) => deliver.drop_sent(from, sent.frame, reason),
-                Steered::Group | Steered::KernelHasIt | Steered::Answer(_) => {
+                Steered::Group | Steered::Answer(_) => {
                     deliver.drop_sent(from, sent.frame, DropReason::NotPermitted);
                 }
             };
@@ -462,7 +474,7 @@ impl Interface {
         let is_question = matches!(&seen.payload, Payload::Arp(_))
             || matches!(&seen.payload, Payload::Ip(p) if matches!(p.kind, IpKind::Icmp(_)));
         if !is_question && let Some(local) = deliver.duplicate(&copy) {
-            self.to_audience(deliver, local, seen, Some(from.id), false, now);
+            self.to_audience(deliver, local, seen, Some(from.id), true, now);
         }
         self.wire.push(deliver, copy, now);
     }

@@ -34,3 +34,5 @@ pub mod time;
 
 pub mod config;
 pub mod control;
+
+pub mod daemon;

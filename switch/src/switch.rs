@@ -13,6 +13,7 @@
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::deliver::{Deliver, Sent};
 use crate::interface::{Interface, Outlet};
+use crate::net::guard::Pass;
 use crate::port::{BURST, Burst, Port, PortCounters, PortInfo};
 use crate::session::{GroupId, Session, SessionSpec, Waker};
 use crate::stats::{SessionCounters, Totals};
@@ -46,9 +47,9 @@ pub struct InterfaceSpec {
     pub wire: Box<dyn Port>,
     /// Where the kernel's stack is, if it takes part.
     pub host: Option<Box<dyn Port>>,
-    /// Whether the kernel sees ARP and neighbour discovery on the interface itself, so that the
-    /// switch must not pass them on to it.
-    pub host_sees_arp: bool,
+    /// What the kernel hears on the interface itself, behind its guard, so that the switch must not
+    /// pass it on to the host port. Empty where the host port is the kernel's only way in.
+    pub kernel_hears: Vec<Pass>,
 }
 
 /// Why a session or a rule was not taken.
@@ -74,6 +75,9 @@ pub enum SwitchError {
     /// The slots cannot be used.
     #[error("cannot use the session's slots")]
     Slots(#[from] HomeError),
+    /// The worker has stopped.
+    #[error("the switch has stopped")]
+    Stopped,
     /// The interface does not serve the address, or the protocol has no ports.
     #[error("{address} protocol {protocol} cannot be claimed here")]
     NotClaimable {
@@ -171,7 +175,7 @@ impl Switch {
             sent_fragments: FragmentTable::new(!seed),
             wire: Outlet::new(spec.wire),
             host: spec.host.map(Outlet::new),
-            host_sees_arp: spec.host_sees_arp,
+            kernel_hears: spec.kernel_hears,
             clients: Vec::new(),
         });
         Ok(InterfaceId(number))
@@ -257,6 +261,12 @@ impl Switch {
         } else {
             Err(SwitchError::NotClaimable { address, protocol: protocol.0 })
         }
+    }
+
+    /// Whether [`take_events`](Self::take_events) has any.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// What happened since the last call.

@@ -79,3 +79,46 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUT: Malformed = Malformed::Transport;
+
+    #[test]
+    fn bytes_are_taken_in_order_and_counted() {
+        let mut cursor = Cursor::new(&[1, 2, 3, 4, 5], 5);
+        assert_eq!(cursor.take::<[u8; 2]>(CUT), Ok(&[1, 2]));
+        assert_eq!((cursor.at(), cursor.left()), (2, 3));
+        assert_eq!(cursor.peek::<[u8; 3]>(CUT), Ok(&[3, 4, 5]));
+        assert_eq!(cursor.take_bytes(3, CUT), Ok(&[3, 4, 5][..]));
+        assert_eq!((cursor.at(), cursor.left()), (5, 0));
+        assert_eq!(cursor.take::<[u8; 1]>(CUT), Err(CUT));
+    }
+
+    #[test]
+    fn past_the_packet_is_cut_even_if_bytes_are_given() {
+        let mut cursor = Cursor::new(&[1, 2, 3, 4], 4);
+        cursor.end_after(2, CUT).unwrap();
+        assert_eq!(cursor.take::<[u8; 3]>(CUT), Err(CUT));
+        assert_eq!(cursor.take::<[u8; 2]>(CUT), Ok(&[1, 2]));
+    }
+
+    #[test]
+    fn past_what_was_given_but_within_the_packet_is_too_short() {
+        let mut cursor = Cursor::new(&[1, 2], 4);
+        assert_eq!(cursor.take::<[u8; 3]>(CUT), Err(Malformed::HeadTooShort));
+        assert_eq!(cursor.take::<[u8; 5]>(CUT), Err(CUT));
+        assert_eq!(cursor.take::<[u8; 2]>(CUT), Ok(&[1, 2]), "a refusal moves nothing");
+    }
+
+    #[test]
+    fn an_end_is_only_ever_moved_nearer() {
+        let mut cursor = Cursor::new(&[1, 2, 3], 3);
+        assert_eq!(cursor.end_after(4, CUT), Err(CUT));
+        assert_eq!(cursor.end_after(3, CUT), Ok(()));
+        assert_eq!(cursor.end_after(1, CUT), Ok(()));
+        assert_eq!(cursor.end_after(2, CUT), Err(CUT));
+    }
+}

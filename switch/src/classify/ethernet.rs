@@ -108,3 +108,107 @@ fn tag(cursor: &mut Cursor<'_>, link: &mut Link) -> Result<Option<u16>, Malforme
         id => Ok(Some(id)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::{Classified, Mac, Malformed, Payload, classify};
+    use usnet_fuzz::frames::{HERE_MAC, PEER_MAC, ethernet, over_ipv4, patched, tag, tcp};
+
+    const OTHER: u16 = 0x88cc;
+
+    /// Which VLANs a frame with these tags, outermost first, is in.
+    fn vlans(tags: &[(u16, u16)]) -> Result<(Option<u16>, Option<u16>), Malformed> {
+        let mut frame = ethernet(OTHER, b"payload");
+        for &(kind, control) in tags.iter().rev() {
+            frame = tag(kind, control, &frame);
+        }
+        classify(&frame).map(|it| {
+            assert_eq!(it.payload, Payload::Other(OTHER), "what the tags carry");
+            (it.vlan, it.inner_vlan)
+        })
+    }
+
+    #[test]
+    fn both_link_addresses_are_read() {
+        let Classified { destination, source, .. } = classify(&ethernet(OTHER, b"")).unwrap();
+        assert_eq!((destination, source), (Mac(HERE_MAC), Mac(PEER_MAC)));
+    }
+
+    #[test]
+    fn a_frame_shorter_than_its_link_header_is_malformed() {
+        let frame = tag(0x8100, 5, &ethernet(OTHER, b""));
+        for len in 0..frame.len() {
+            let verdict = classify(&frame[..len]);
+            assert_eq!(verdict, Err(Malformed::Link), "{len} bytes");
+        }
+        assert!(classify(&frame).is_ok());
+    }
+
+    #[test]
+    fn a_frame_longer_than_a_descriptor_can_say_is_malformed() {
+        let mut frame = over_ipv4(6, &tcp(1, 2));
+        frame.resize(65_535, 0);
+        assert!(classify(&frame).is_ok());
+        frame.push(0);
+        assert_eq!(classify(&frame), Err(Malformed::Link));
+    }
+
+    #[test]
+    fn nobody_sends_from_a_group_address() {
+        for source in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+            let frame = patched(over_ipv4(6, &tcp(1, 2)), 6, &source);
+            assert_eq!(classify(&frame), Err(Malformed::Address));
+        }
+    }
+
+    #[test]
+    fn tags_name_the_outer_and_the_inner_vlan() {
+        assert_eq!(vlans(&[]), Ok((None, None)));
+        assert_eq!(vlans(&[(0x8100, 5)]), Ok((Some(5), None)));
+        assert_eq!(vlans(&[(0x88a8, 4094)]), Ok((Some(4094), None)));
+        assert_eq!(vlans(&[(0x88a8, 7), (0x8100, 5)]), Ok((Some(7), Some(5))));
+        assert_eq!(vlans(&[(0x8100, 7), (0x8100, 7)]), Ok((Some(7), Some(7))));
+    }
+
+    #[test]
+    fn priority_is_no_part_of_the_identifier() {
+        assert_eq!(vlans(&[(0x8100, 0xf005)]), Ok((Some(5), None)));
+    }
+
+    #[test]
+    fn a_priority_tag_counts_as_absent_wherever_it_stands() {
+        assert_eq!(vlans(&[(0x8100, 0xe000)]), Ok((None, None)));
+        assert_eq!(vlans(&[(0x8100, 0), (0x8100, 5)]), Ok((Some(5), None)));
+        assert_eq!(vlans(&[(0x8100, 5), (0x8100, 0)]), Ok((Some(5), None)));
+        assert_eq!(vlans(&[(0x88a8, 0), (0x8100, 0)]), Ok((None, None)));
+    }
+
+    #[test]
+    fn a_third_tag_and_the_reserved_identifier_are_malformed() {
+        assert_eq!(vlans(&[(0x8100, 5); 3]), Err(Malformed::Vlan));
+        assert_eq!(vlans(&[(0x8100, 0); 3]), Err(Malformed::Vlan));
+        assert_eq!(vlans(&[(0x8100, 0x0fff)]), Err(Malformed::Vlan));
+        assert_eq!(vlans(&[(0x8100, 5), (0x8100, 0xffff)]), Err(Malformed::Vlan));
+    }
+
+    #[test]
+    fn a_tagged_packet_is_read_like_an_untagged_one() {
+        let plain = over_ipv4(6, &tcp(40_000, 80));
+        let flow = |frame: &[u8]| match classify(frame).unwrap().payload {
+            Payload::Ip(packet) => (packet.flow, packet.network_offset, packet.transport_offset),
+            other => panic!("{other:?}"),
+        };
+        let (untagged, ..) = flow(&plain);
+        assert_eq!(flow(&tag(0x8100, 5, &plain)), (untagged, 18, 38));
+        assert_eq!(flow(&tag(0x88a8, 6, &tag(0x8100, 5, &plain))), (untagged, 22, 42));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_by_its_ether_type_or_length() {
+        for kind in [0, 38, 1500, 0x0600, 0x9100, 0xffff] {
+            let payload = classify(&ethernet(kind, b"x")).unwrap().payload;
+            assert_eq!(payload, Payload::Other(kind));
+        }
+        assert_eq!(classify(&ethernet(0x888e, b"")).unwrap().payload, Payload::Eapol);
+    }
+}

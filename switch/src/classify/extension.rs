@@ -187,3 +187,130 @@ pub(super) fn walk_authentication(cursor: &mut Cursor<'_>) -> Result<Protocol, M
     }
     Err(Malformed::ExtensionHeaders)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::{Fragment, Malformed, Protocol, packet_of};
+    use usnet_fuzz::frames::{ipv6_fragment, ipv6_options, over_ipv4, over_ipv6, tcp, udp};
+
+    const ROUTING_USED_UP: [u8; 8] = [60, 0, 0, 0, 0, 0, 0, 0];
+
+    /// A packet whose chain of headers these are, each saying what follows it, and TCP at its end.
+    fn chain(first: u8, headers: &[&[u8]]) -> Vec<u8> {
+        over_ipv6(first, &[headers.concat(), tcp(1, 2)].concat())
+    }
+
+    fn authentication(next: u8, len: u8) -> Vec<u8> {
+        let mut header = vec![0; (usize::from(len) + 2) * 4];
+        header[..2].copy_from_slice(&[next, len]);
+        header
+    }
+
+    #[test]
+    fn the_walk_passes_every_kind_of_header_and_finds_the_ports() {
+        let headers: [&[u8]; 5] = [
+            &ipv6_options(43),
+            &ROUTING_USED_UP,
+            &ipv6_options(44),
+            &ipv6_fragment(51, 0, false),
+            &authentication(6, 4),
+        ];
+        let packet = packet_of(&chain(0, &headers)).unwrap();
+        assert_eq!(packet.flow.protocol, Protocol::TCP);
+        assert_eq!((packet.flow.source_port, packet.flow.destination_port), (1, 2));
+        assert_eq!(packet.fragment, Fragment::Whole, "an atomic fragment");
+        assert_eq!(packet.transport_offset, 54 + 8 + 8 + 8 + 8 + 24);
+    }
+
+    #[test]
+    fn eight_headers_pass_and_nine_do_not() {
+        for count in 1..=9 {
+            let mut headers = ipv6_options(60).repeat(count - 1);
+            headers.extend(ipv6_options(6));
+            let verdict = packet_of(&chain(60, &[&headers])).map(|it| it.flow.destination_port);
+            let expected = if count <= 8 { Ok(2) } else { Err(Malformed::ExtensionHeaders) };
+            assert_eq!(verdict, expected, "{count} headers");
+        }
+    }
+
+    #[test]
+    fn hop_by_hop_options_come_first_or_not_at_all() {
+        assert!(packet_of(&chain(0, &[&ipv6_options(6)])).is_ok());
+        let verdict = packet_of(&chain(60, &[&ipv6_options(0), &ipv6_options(6)]));
+        assert_eq!(verdict, Err(Malformed::ExtensionHeaders));
+        let verdict = packet_of(&chain(0, &[&ipv6_options(0), &ipv6_options(6)]));
+        assert_eq!(verdict, Err(Malformed::ExtensionHeaders));
+        let verdict = packet_of(&chain(44, &[&ipv6_fragment(0, 0, false), &ipv6_options(6)]));
+        assert_eq!(verdict, Err(Malformed::ExtensionHeaders));
+    }
+
+    #[test]
+    fn a_header_past_the_packet_is_malformed() {
+        for kind in [0, 43, 44, 51, 60] {
+            for len in 0..8 {
+                let cut = over_ipv6(kind, &[6, 0, 0, 0, 0, 0, 0, 0][..len]);
+                assert_eq!(packet_of(&cut), Err(Malformed::ExtensionHeaders), "{kind}, {len}");
+            }
+        }
+        let long = [&[6, 3, 1, 4, 0, 0, 0, 0][..], &[0; 20]].concat();
+        for kind in [0, 43, 60] {
+            assert_eq!(packet_of(&over_ipv6(kind, &long)), Err(Malformed::ExtensionHeaders));
+        }
+    }
+
+    #[test]
+    fn a_routing_header_has_no_segments_left_and_no_further_meaning() {
+        for kind in 0..=255 {
+            for left in [0, 1, 255] {
+                let header = [6, 0, kind, left, 0, 0, 0, 0];
+                let is_idle = left == 0 && !(2..=4).contains(&kind);
+                let verdict = packet_of(&chain(43, &[&header]));
+                assert_eq!(verdict.is_ok(), is_idle, "type {kind}, {left} left");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_fragment_header_is_malformed() {
+        let atomic = ipv6_fragment(44, 0, false);
+        let verdict = packet_of(&chain(44, &[&atomic, &ipv6_fragment(6, 0, false)]));
+        assert_eq!(verdict, Err(Malformed::ExtensionHeaders));
+        let between = [ipv6_fragment(60, 0, false), ipv6_options(44)].concat();
+        let verdict = packet_of(&chain(44, &[&between, &ipv6_fragment(6, 0, false)]));
+        assert_eq!(verdict, Err(Malformed::ExtensionHeaders));
+    }
+
+    #[test]
+    fn encrypted_and_absent_payloads_end_the_walk_without_ports() {
+        for next in [50, 59, 135, 139, 253] {
+            let packet = packet_of(&chain(60, &[&ipv6_options(next)])).unwrap();
+            assert_eq!(packet.flow.protocol, Protocol(next));
+            assert!(!packet.flow.ports_known);
+            assert_eq!((packet.flow.source_port, packet.flow.destination_port), (0, 0));
+        }
+        assert!(packet_of(&over_ipv6(59, b"")).is_ok());
+    }
+
+    #[test]
+    fn an_authentication_header_is_passed_in_both_families() {
+        for len in 1..=40 {
+            let payload = [authentication(17, len), udp(1, 2, b"x")].concat();
+            for frame in [over_ipv4(51, &payload), over_ipv6(51, &payload)] {
+                let flow = packet_of(&frame).unwrap().flow;
+                assert_eq!((flow.protocol, flow.destination_port), (Protocol::UDP, 2));
+            }
+        }
+        let zero = [&[17, 0][..], &[0; 30]].concat();
+        let past = [&[17, 255][..], &[0; 30]].concat();
+        for payload in [&zero[..], &past, &zero[..11]] {
+            for frame in [over_ipv4(51, payload), over_ipv6(51, payload)] {
+                assert_eq!(packet_of(&frame), Err(Malformed::ExtensionHeaders));
+            }
+        }
+        let nine =
+            [authentication(51, 1).repeat(8), authentication(17, 1), udp(1, 2, b"")].concat();
+        for frame in [over_ipv4(51, &nine), over_ipv6(51, &nine)] {
+            assert_eq!(packet_of(&frame), Err(Malformed::ExtensionHeaders));
+        }
+    }
+}

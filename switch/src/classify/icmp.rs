@@ -84,3 +84,130 @@ pub(super) fn parse_v6(
         (kind, code) => (Icmp::Other { kind, code }, None),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::{Address, Icmp, IpKind, IpPacket, Malformed, packet_of};
+    use usnet_fuzz::frames::{HERE_V6, icmp, over_ipv4, over_ipv6, patched};
+
+    const HOP_LIMIT_AT: usize = 21;
+
+    fn v4(kind: u8, code: u8) -> IpPacket {
+        packet_of(&over_ipv4(1, &icmp(kind, code, [0x12, 0x34, 0, 1], &[]))).unwrap()
+    }
+
+    fn v6(kind: u8, code: u8, body: &[u8]) -> Result<IpPacket, Malformed> {
+        packet_of(&over_ipv6(58, &icmp(kind, code, [0x12, 0x34, 0, 1], body)))
+    }
+
+    #[test]
+    fn an_echo_has_its_identifier_in_both_ports() {
+        for (packet, expected) in [
+            (v4(8, 0), Icmp::EchoRequest),
+            (v4(0, 0), Icmp::EchoReply),
+            (v6(128, 0, &[]).unwrap(), Icmp::EchoRequest),
+            (v6(129, 0, &[]).unwrap(), Icmp::EchoReply),
+        ] {
+            assert_eq!(packet.kind, IpKind::Icmp(expected));
+            let flow = packet.flow;
+            assert_eq!((flow.source_port, flow.destination_port), (0x1234, 0x1234));
+            assert!(flow.ports_known);
+        }
+    }
+
+    #[test]
+    fn any_other_message_has_no_ports() {
+        for kind in 0..=255 {
+            for code in [0, 1] {
+                let is_echo = matches!((kind, code), (0 | 8, 0));
+                assert_eq!(v4(kind, code).flow.ports_known, is_echo, "{kind}, {code}");
+                if let Ok(packet) = v6(kind, code, &[0xfd; 32]) {
+                    let is_echo = matches!((kind, code), (128 | 129, 0));
+                    assert_eq!(packet.flow.ports_known, is_echo, "{kind}, {code}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_shorter_than_its_header_is_malformed() {
+        for len in 0..8 {
+            let (v4, v6) = (over_ipv4(1, &[8; 8][..len]), over_ipv6(58, &[128; 8][..len]));
+            assert_eq!(packet_of(&v4), Err(Malformed::Transport));
+            assert_eq!(packet_of(&v6), Err(Malformed::Transport));
+        }
+    }
+
+    #[test]
+    fn errors_are_told_by_their_type() {
+        for kind in 0..=255 {
+            let is_error = matches!(v4(kind, 1).kind, IpKind::Icmp(Icmp::Error { .. }));
+            assert_eq!(is_error, [3, 4, 5, 11, 12].contains(&kind), "ICMP {kind}");
+            let is_error = v6(kind, 1, &[])
+                .is_ok_and(|it| matches!(it.kind, IpKind::Icmp(Icmp::Error { .. })));
+            assert_eq!(is_error, [1, 2, 3, 4].contains(&kind), "ICMPv6 {kind}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_asked_for_and_tell_of_a_target() {
+        let target = Address(HERE_V6);
+        let kind = |kind| v6(kind, 0, &HERE_V6).unwrap().kind;
+        assert_eq!(kind(135), IpKind::Icmp(Icmp::NeighborSolicitation { target }));
+        assert_eq!(kind(136), IpKind::Icmp(Icmp::NeighborAdvertisement { target }));
+    }
+
+    #[test]
+    fn routers_and_listeners_are_told_apart() {
+        let kind = |kind| v6(kind, 0, &[0; 8]).unwrap().kind;
+        for router in [133, 134] {
+            assert_eq!(kind(router), IpKind::Icmp(Icmp::Router));
+        }
+        for listener in [130, 131, 132, 143] {
+            assert_eq!(kind(listener), IpKind::Icmp(Icmp::MulticastListener));
+        }
+        assert_eq!(kind(138), IpKind::Icmp(Icmp::Other { kind: 138, code: 0 }));
+    }
+
+    #[test]
+    fn a_target_is_a_host() {
+        let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 5];
+        for target in [[0; 16], [0xff; 16], mapped] {
+            for kind in [135, 136] {
+                assert_eq!(v6(kind, 0, &target), Err(Malformed::Transport), "{target:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn neighbour_discovery_is_whole() {
+        for (kind, body) in [(133, 0), (134, 8), (135, 16), (136, 16), (137, 32)] {
+            assert!(v6(kind, 0, &vec![0xfd; body]).is_ok(), "type {kind}");
+            for len in 0..body {
+                let verdict = v6(kind, 0, &vec![0xfd; len]);
+                assert_eq!(verdict, Err(Malformed::Transport), "type {kind}, {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn neighbour_discovery_comes_from_the_link_itself() {
+        for kind in 133..=137 {
+            let frame = over_ipv6(58, &icmp(kind, 0, [0; 4], &[0xfd; 32]));
+            assert!(packet_of(&frame).is_ok());
+            for hops in [0, 1, 64, 254] {
+                let routed = patched(frame.clone(), HOP_LIMIT_AT, &[hops]);
+                assert_eq!(packet_of(&routed), Err(Malformed::Transport), "{kind}, {hops} hops");
+            }
+            assert_eq!(v6(kind, 1, &[0xfd; 32]), Err(Malformed::Transport), "code 1");
+        }
+        let routed = patched(over_ipv6(58, &icmp(128, 0, [0; 4], &[])), HOP_LIMIT_AT, &[64]);
+        assert!(packet_of(&routed).is_ok(), "an echo may be routed");
+    }
+
+    #[test]
+    fn each_family_has_its_own_icmp() {
+        assert_eq!(packet_of(&over_ipv6(1, &[8; 8])).unwrap().kind, IpKind::Plain);
+        assert_eq!(packet_of(&over_ipv4(58, &[128; 8])).unwrap().kind, IpKind::Plain);
+    }
+}

@@ -106,3 +106,62 @@ pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<IpPacket, Malformed> {
     };
     transport::parse(network, cursor)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::{Address, Malformed, Protocol, packet_of};
+    use usnet_fuzz::frames::{HERE_V4, IPV4, PEER_V4, ethernet, ipv4, over_ipv4, patched, tcp};
+
+    #[test]
+    fn a_packet_says_who_talks_to_whom_and_where_its_headers_are() {
+        let mut frame = over_ipv4(6, &tcp(40_000, 80));
+        frame.extend([0xaa; 6]);
+        let packet = packet_of(&frame).unwrap();
+        assert_eq!(packet.flow.source, Address::v4(PEER_V4));
+        assert_eq!(packet.flow.destination, Address::v4(HERE_V4));
+        assert_eq!(packet.flow.protocol, Protocol::TCP);
+        assert_eq!((packet.flow.source_port, packet.flow.destination_port), (40_000, 80));
+        assert!(packet.flow.ports_known);
+        assert_eq!((packet.network_offset, packet.transport_offset, packet.end), (14, 34, 54));
+    }
+
+    #[test]
+    fn options_move_the_transport_header() {
+        for words in 0..=10 {
+            let frame = ethernet(IPV4, &ipv4(6, &[1; 4].repeat(words), 0, &tcp(1, 2)));
+            let packet = packet_of(&frame).unwrap();
+            assert_eq!(usize::from(packet.transport_offset), 34 + 4 * words);
+            assert_eq!(packet.flow.destination_port, 2);
+        }
+    }
+
+    #[test]
+    fn the_length_of_the_header_is_five_words_or_more_and_within_the_packet() {
+        for first in 0..=255_u8 {
+            let frame = patched(over_ipv4(253, &[1; 12]), 14, &[first]);
+            // Twelve bytes of "no operation" are the most that options can take here.
+            assert_eq!(packet_of(&frame).is_ok(), matches!(first, 0x45..=0x48), "{first:#x}");
+        }
+    }
+
+    #[test]
+    fn the_total_length_covers_the_header_and_lies_within_the_frame() {
+        for len in 0..=60_u16 {
+            let frame = patched(over_ipv4(253, &[0; 20]), 16, &len.to_be_bytes());
+            let packet = packet_of(&frame);
+            if (20..=40).contains(&len) {
+                assert_eq!(packet.unwrap().end, 14 + len);
+            } else {
+                assert_eq!(packet, Err(Malformed::Ipv4), "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_reserved_flag_is_malformed_and_dont_fragment_is_not() {
+        let with = |bits: u16| packet_of(&ethernet(IPV4, &ipv4(6, &[], bits, &tcp(1, 2))));
+        assert_eq!(with(0x8000), Err(Malformed::Ipv4));
+        assert_eq!(with(0x4000), with(0));
+        assert!(with(0).is_ok());
+    }
+}

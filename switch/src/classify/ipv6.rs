@@ -61,3 +61,50 @@ pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<IpPacket, Malformed> {
     };
     transport::parse(network, cursor)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::{Address, Malformed, Protocol, packet_of};
+    use usnet_fuzz::frames::{HERE_V6, PEER_V6, over_ipv6, patched, tcp};
+
+    #[test]
+    fn a_packet_says_who_talks_to_whom_and_where_its_headers_are() {
+        let mut frame = over_ipv6(6, &tcp(40_000, 80));
+        frame.extend([0xaa; 6]);
+        let packet = packet_of(&frame).unwrap();
+        assert_eq!(packet.flow.source, Address(PEER_V6));
+        assert_eq!(packet.flow.destination, Address(HERE_V6));
+        assert_eq!(packet.flow.protocol, Protocol::TCP);
+        assert_eq!((packet.flow.source_port, packet.flow.destination_port), (40_000, 80));
+        assert_eq!((packet.network_offset, packet.transport_offset, packet.end), (14, 54, 74));
+    }
+
+    #[test]
+    fn only_version_six_is_read() {
+        for version in 0..16_u8 {
+            let frame = patched(over_ipv6(6, &tcp(1, 2)), 14, &[version << 4 | 0x0f]);
+            assert_eq!(packet_of(&frame).is_ok(), version == 6, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_payload_lies_within_the_frame_and_may_be_empty() {
+        for len in 0..=40_u16 {
+            let frame = patched(over_ipv6(253, &[0; 20]), 18, &len.to_be_bytes());
+            let packet = packet_of(&frame);
+            if len <= 20 {
+                assert_eq!(packet.unwrap().end, 54 + len);
+            } else {
+                assert_eq!(packet, Err(Malformed::Ipv6), "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_jumbogram_is_refused() {
+        let jumbo = [&[6, 0, 0xc2, 4, 0, 1, 0, 0][..], &tcp(1, 2)].concat();
+        let frame = patched(over_ipv6(0, &jumbo), 18, &[0, 0]);
+        assert_eq!(packet_of(&frame), Err(Malformed::ExtensionHeaders));
+        assert_eq!(packet_of(&over_ipv6(0, &jumbo)), Err(Malformed::ExtensionHeaders));
+    }
+}

@@ -20,13 +20,16 @@
 //!   checksum left to the hardware are therefore accepted as they are.
 
 #![forbid(unsafe_code)]
-#![warn(
-    clippy::arithmetic_side_effects,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unreachable,
-    clippy::unwrap_used
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
 )]
 
 mod address;
@@ -118,4 +121,58 @@ fn parse_any(mut cursor: Cursor<'_>) -> Result<Classified, Malformed> {
         inner_vlan: link.inner_vlan,
         payload,
     })
+}
+
+/// The IP packet in a frame, for the tests of each header.
+#[cfg(test)]
+fn packet_of(frame: &[u8]) -> Result<IpPacket, Malformed> {
+    classify(frame).map(|it| match it.payload {
+        Payload::Ip(packet) => packet,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use usnet_fuzz::frames::{over_ipv4, over_ipv6, tcp};
+
+    #[test]
+    fn a_head_with_all_headers_answers_like_the_frame() {
+        for (mut frame, headers) in [(over_ipv4(6, &tcp(1, 2)), 54), (over_ipv6(6, &tcp(1, 2)), 74)]
+        {
+            frame.resize(1514, 0);
+            let end = u16::try_from(frame.len()).unwrap();
+            // The packet fills the frame, so that the head alone cannot say where it ends.
+            let len = if headers == 54 { end - 14 } else { end - 54 };
+            let at = if headers == 54 { 16 } else { 18 };
+            frame[at..at + 2].copy_from_slice(&len.to_be_bytes());
+            let whole = classify(&frame);
+            assert!(whole.is_ok());
+            for len in 0..headers {
+                let answer = classify_head(&frame[..len], frame.len());
+                assert_eq!(answer, Err(Malformed::HeadTooShort), "{len} bytes");
+            }
+            for len in [headers, HEAD_LEN, frame.len()] {
+                assert_eq!(classify_head(&frame[..len], frame.len()), whole, "{len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_longer_than_the_frame_is_cut() {
+        let frame = over_ipv4(6, &tcp(1, 2));
+        let mut head = frame.clone();
+        head.extend([0xff; 40]);
+        assert_eq!(classify_head(&head, frame.len()), classify(&frame));
+        assert_eq!(classify_head(&head, 13), Err(Malformed::Link));
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_head_needs_no_more_of_the_frame() {
+        let mut frame = over_ipv4(6, &tcp(1, 2));
+        frame[14] = 0x65;
+        assert_eq!(classify_head(&frame[..34], 1514), Err(Malformed::Ipv4));
+        assert_eq!(classify_head(&[], MAX_FRAME_LEN + 1), Err(Malformed::Link));
+    }
 }

@@ -109,3 +109,105 @@ pub(super) fn check_ipv6(mut options: &[u8]) -> Result<(), Malformed> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_options_are_whole_or_malformed() {
+        for good in [
+            &[][..],
+            &[1, 1, 1, 1],
+            &[0, 0xff, 0xff, 0xff],
+            &[1, 0, 131, 3],
+            &[148, 4, 0, 0],
+            &[222, 2, 222, 2],
+            &[222, 3, 9, 1],
+        ] {
+            assert_eq!(check_ipv4(good), Ok(()), "{good:?}");
+        }
+        for bad in [&[222][..], &[222, 0, 0, 0], &[222, 1, 0, 0], &[222, 5, 0, 0], &[1, 1, 1, 7]] {
+            assert_eq!(check_ipv4(bad), Err(Malformed::Ipv4), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_route_leads_to_someone_else() {
+        for kind in [131, 137] {
+            assert_eq!(check_ipv4(&[kind, 7, 4, 10, 0, 0, 7, 0]), Err(Malformed::Ipv4));
+            assert_eq!(check_ipv4(&[kind, 7, 8, 10, 0, 0, 7, 0]), Err(Malformed::Ipv4), "used up");
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_route_has_room_or_is_full() {
+        assert_eq!(check_ipv4(&[7, 7, 4, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(check_ipv4(&[7, 7, 8, 1, 2, 3, 4, 0]), Ok(()), "full");
+        assert_eq!(check_ipv4(&[7, 3, 4, 0]), Ok(()), "full from the start");
+        for pointer in [0, 3, 5, 6, 7] {
+            let verdict = check_ipv4(&[7, 7, pointer, 0, 0, 0, 0, 0]);
+            assert_eq!(verdict, Err(Malformed::Ipv4), "{pointer}");
+        }
+        assert_eq!(check_ipv4(&[7, 2, 1, 1]), Err(Malformed::Ipv4), "no pointer");
+        assert_eq!(check_ipv4(&[7, 3, 4, 7, 3, 4, 0, 0]), Err(Malformed::Ipv4), "two");
+    }
+
+    #[test]
+    fn a_timestamp_has_a_form_and_room_for_it() {
+        assert_eq!(check_ipv4(&[68, 8, 5, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(check_ipv4(&[68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(check_ipv4(&[68, 12, 5, 3, 0, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
+        assert_eq!(check_ipv4(&[68, 8, 9, 0x10, 0, 0, 0, 0]), Ok(()), "full");
+        for bad in [
+            &[68, 3, 5, 0][..],
+            &[68, 8, 4, 0, 0, 0, 0, 0],
+            &[68, 8, 6, 0, 0, 0, 0, 0],
+            &[68, 8, 5, 1, 0, 0, 0, 0],
+            &[68, 8, 5, 2, 0, 0, 0, 0],
+            &[68, 4, 5, 0, 68, 4, 5, 0],
+        ] {
+            assert_eq!(check_ipv4(bad), Err(Malformed::Ipv4), "{bad:?}");
+        }
+        assert_eq!(check_ipv4(&[148, 3, 0, 0]), Err(Malformed::Ipv4), "a short router alert");
+    }
+
+    #[test]
+    fn ipv6_options_are_whole_or_malformed() {
+        for good in [
+            &[][..],
+            &[0, 0, 0, 0, 0, 0],
+            &[1, 4, 0, 0, 0, 0],
+            &[5, 2, 0, 0, 1, 0],
+            &[0x1e, 0, 0x3e, 0, 1, 0],
+            &[1, 5, 0, 0, 0, 0, 0, 5, 2, 0, 0, 1, 5, 0, 0, 0, 0, 0],
+        ] {
+            assert_eq!(check_ipv6(good), Ok(()), "{good:?}");
+        }
+        for bad in [&[5][..], &[1, 5, 0, 0, 0, 0], &[0x1e, 255, 0, 0, 0, 0], &[0, 0, 0, 0, 0, 1]] {
+            assert_eq!(check_ipv6(bad), Err(Malformed::ExtensionHeaders), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_option_that_must_be_understood_is_refused() {
+        for kind in 2..=255 {
+            let verdict = check_ipv6(&[kind, 4, 0, 0, 0, 0]);
+            assert_eq!(verdict.is_ok(), kind < 0x40, "{kind:#x}");
+        }
+    }
+
+    #[test]
+    fn ipv6_padding_is_short_and_empty() {
+        assert_eq!(check_ipv6(&[1, 6, 0, 0, 0, 0, 0, 0]), Err(Malformed::ExtensionHeaders));
+        assert_eq!(check_ipv6(&[0; 8]), Err(Malformed::ExtensionHeaders));
+        assert_eq!(check_ipv6(&[0; 7]), Ok(()));
+        assert_eq!(check_ipv6(&[1, 4, 0, 0, 0, 1]), Err(Malformed::ExtensionHeaders));
+    }
+
+    #[test]
+    fn at_most_eight_ipv6_options_are_looked_at() {
+        assert_eq!(check_ipv6(&[0x1e, 0].repeat(8)), Ok(()));
+        assert_eq!(check_ipv6(&[0x1e, 0].repeat(9)), Err(Malformed::ExtensionHeaders));
+    }
+}

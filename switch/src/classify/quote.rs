@@ -97,3 +97,118 @@ fn with_ports(
         ..flow
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::{Address, Flow, Icmp, IpKind, Malformed, classify_head, packet_of};
+    use usnet_fuzz::frames::{
+        HERE_V4, HERE_V6, PEER_V4, PEER_V6, icmp, ipv4, ipv6, ipv6_fragment, ipv6_options,
+        over_ipv4, over_ipv6, patched, tcp, udp,
+    };
+
+    fn error(quote: &[u8]) -> Vec<u8> {
+        let is_ipv6 = quote.first().is_some_and(|first| first >> 4 == 6);
+        if is_ipv6 {
+            over_ipv6(58, &icmp(1, 4, [0; 4], quote))
+        } else {
+            over_ipv4(1, &icmp(3, 3, [0; 4], quote))
+        }
+    }
+
+    fn quoted(quote: &[u8]) -> Option<Flow> {
+        match packet_of(&error(quote)).unwrap().kind {
+            IpKind::Icmp(Icmp::Error { quoted }) => quoted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Source port, destination port, and whether they are known.
+    fn ports(quote: &[u8]) -> Option<(u16, u16, bool)> {
+        quoted(quote).map(|it| (it.source_port, it.destination_port, it.ports_known))
+    }
+
+    #[test]
+    fn a_quote_is_the_flow_as_it_was_sent() {
+        let v4 = quoted(&ipv4(6, &[], 0, &tcp(1, 2))).unwrap();
+        assert_eq!((v4.source, v4.destination), (Address::v4(PEER_V4), Address::v4(HERE_V4)));
+        let v6 = quoted(&ipv6(6, &tcp(1, 2))).unwrap();
+        assert_eq!((v6.source, v6.destination), (Address(PEER_V6), Address(HERE_V6)));
+        for flow in [v4, v6] {
+            assert_eq!((flow.protocol.0, flow.source_port, flow.destination_port), (6, 1, 2));
+            assert!(flow.ports_known);
+        }
+    }
+
+    #[test]
+    fn eight_bytes_of_transport_are_enough_and_seven_are_not() {
+        let v4 = ipv4(6, &[1; 8], 0, &tcp(1, 2));
+        assert_eq!(ports(&v4[..36]), Some((1, 2, true)));
+        assert_eq!(ports(&v4[..35]), None);
+        let v6 = ipv6(60, &[ipv6_options(6), tcp(1, 2)].concat());
+        assert_eq!(ports(&v6[..56]), Some((1, 2, true)));
+        assert_eq!(ports(&v6[..55]), None);
+        for len in 0..36 {
+            assert_eq!(ports(&v4[..len]), None, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn lengths_in_a_quote_speak_of_what_is_not_there() {
+        let v4 = patched(ipv4(17, &[], 0, &udp(1, 2, b"")), 2, &[0xff, 0xff]);
+        assert_eq!(ports(&v4), Some((1, 2, true)));
+        let v6 = patched(ipv6(17, &udp(1, 2, b"")), 4, &[0, 0]);
+        assert_eq!(ports(&v6), Some((1, 2, true)));
+        let piece = [ipv6_fragment(17, 0, true), udp(1, 2, b"odd")].concat();
+        assert_eq!(ports(&ipv6(44, &piece)), Some((1, 2, true)));
+    }
+
+    #[test]
+    fn of_a_later_piece_only_the_addresses_are_known() {
+        let v4 = ipv4(17, &[], 4, &udp(1, 2, b""));
+        assert_eq!(ports(&v4), Some((0, 0, false)));
+        let v6 = ipv6(44, &[ipv6_fragment(17, 32, false), udp(1, 2, b"")].concat());
+        assert_eq!(ports(&v6), Some((0, 0, false)));
+        assert_eq!(ports(&ipv4(50, &[], 0, &[0xff; 8])), Some((0, 0, false)), "encrypted");
+    }
+
+    #[test]
+    fn a_quoted_echo_has_its_identifier_in_both_ports() {
+        for kind in 0..=255 {
+            let echo = icmp(kind, 0, [0x12, 0x34, 0, 1], &[]);
+            let expected = [0, 8].contains(&kind).then_some((0x1234, 0x1234, true));
+            assert_eq!(ports(&ipv4(1, &[], 0, &echo)), expected, "ICMP {kind}");
+            let expected = [128, 129].contains(&kind).then_some((0x1234, 0x1234, true));
+            assert_eq!(ports(&ipv6(58, &echo)), expected, "ICMPv6 {kind}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_have_been_sent_is_no_quote() {
+        let v4 = ipv4(6, &[], 0, &tcp(1, 2));
+        for (at, bytes) in
+            [(0, &[0x44][..]), (0, &[0x55]), (12, &[127]), (12, &[0xe0]), (16, &[127])]
+        {
+            assert_eq!(quoted(&patched(v4.clone(), at, bytes)), None, "{bytes:?} at {at}");
+        }
+        let v6 = ipv6(6, &tcp(1, 2));
+        let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+        for (at, bytes) in [(8, &mapped[..]), (8, &[0xff]), (24, &mapped), (6, &[43])] {
+            assert_eq!(quoted(&patched(v6.clone(), at, bytes)), None, "{bytes:?} at {at}");
+        }
+        let other_family = over_ipv4(1, &icmp(3, 3, [0; 4], &v6));
+        let kind = packet_of(&other_family).unwrap().kind;
+        assert_eq!(kind, IpKind::Icmp(Icmp::Error { quoted: None }));
+    }
+
+    #[test]
+    fn a_head_without_the_whole_quote_is_too_short() {
+        for quote in [ipv4(6, &[], 0, &tcp(1, 2)), ipv6(6, &tcp(1, 2))] {
+            let frame = error(&quote);
+            let needed = frame.len() - 12;
+            let whole = classify_head(&frame, frame.len());
+            assert_eq!(classify_head(&frame[..needed], frame.len()), whole);
+            let short = classify_head(&frame[..needed - 1], frame.len());
+            assert_eq!(short, Err(Malformed::HeadTooShort));
+        }
+    }
+}

@@ -228,3 +228,109 @@ fn dhcp(is_ipv6: bool, destination_port: u16) -> IpKind {
         _ => IpKind::Plain,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::classify::{IpKind, Malformed, packet_of};
+    use usnet_fuzz::frames::{over_ipv4, over_ipv6, patched, tcp, udp};
+
+    /// The ports of this payload in both families, which must be read alike.
+    fn ports(protocol: u8, payload: &[u8]) -> Result<(u16, u16, bool), Malformed> {
+        let read = |frame: &[u8]| {
+            packet_of(frame)
+                .map(|it| (it.flow.source_port, it.flow.destination_port, it.flow.ports_known))
+        };
+        let v4 = read(&over_ipv4(protocol, payload));
+        assert_eq!(v4, read(&over_ipv6(protocol, payload)));
+        v4
+    }
+
+    #[test]
+    fn every_protocol_with_ports_names_them() {
+        let dccp = [&[0, 1, 0, 2, 3, 0, 0, 0][..], &[0; 4]].concat();
+        let sctp = [&[0, 1, 0, 2][..], &[0; 8]].concat();
+        let datagram = udp(1, 2, b"");
+        let segment = tcp(1, 2);
+        for (protocol, header) in
+            [(6, &segment), (17, &datagram), (33, &dccp), (132, &sctp), (136, &datagram)]
+        {
+            assert_eq!(ports(protocol, header), Ok((1, 2, true)), "protocol {protocol}");
+            for len in 0..header.len() {
+                let verdict = ports(protocol, &header[..len]);
+                assert_eq!(verdict, Err(Malformed::Transport), "protocol {protocol}, {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn port_zero_is_a_port() {
+        assert_eq!(ports(6, &tcp(0, 0)), Ok((0, 0, true)));
+        assert_eq!(ports(17, &udp(0, 0, b"")), Ok((0, 0, true)));
+    }
+
+    #[test]
+    fn a_protocol_without_ports_has_none() {
+        for protocol in [4, 41, 46, 47, 89, 103, 112, 200, 255] {
+            assert_eq!(ports(protocol, &[0xff; 40]), Ok((0, 0, false)), "protocol {protocol}");
+            assert_eq!(ports(protocol, &[]), Ok((0, 0, false)), "protocol {protocol}");
+        }
+    }
+
+    #[test]
+    fn the_tcp_header_is_five_words_or_more_and_within_the_packet() {
+        for words in 0..16_u8 {
+            let segment = [patched(tcp(1, 2), 12, &[words << 4 | 0x0f]), vec![0; 16]].concat();
+            let expected = (5..=9).contains(&words);
+            assert_eq!(ports(6, &segment).is_ok(), expected, "{words} words in 36 bytes");
+        }
+    }
+
+    #[test]
+    fn the_dccp_header_is_three_words_or_more_and_within_the_packet() {
+        for words in 0..=255_u8 {
+            let packet = [&[0, 1, 0, 2, words][..], &[0; 15]].concat();
+            let expected = (3..=5).contains(&words);
+            assert_eq!(ports(33, &packet).is_ok(), expected, "{words} words in 20 bytes");
+        }
+    }
+
+    #[test]
+    fn the_udp_length_is_eight_or_more_and_within_the_packet() {
+        for len in 0..=30_u16 {
+            let datagram = patched(udp(1, 2, &[0; 12]), 4, &len.to_be_bytes());
+            assert_eq!(ports(17, &datagram).is_ok(), (8..=20).contains(&len), "{len} of 20");
+        }
+    }
+
+    #[test]
+    fn the_udp_lite_coverage_is_all_or_covers_the_header() {
+        for coverage in 0..=30_u16 {
+            let datagram = patched(udp(1, 2, &[0; 12]), 4, &coverage.to_be_bytes());
+            let expected = coverage == 0 || (8..=20).contains(&coverage);
+            assert_eq!(ports(136, &datagram).is_ok(), expected, "{coverage} of 20");
+        }
+    }
+
+    #[test]
+    fn dhcp_is_told_by_family_and_destination_port() {
+        let kind = |frame: Vec<u8>| packet_of(&frame).unwrap().kind;
+        for (port, v4, v6) in [
+            (67, IpKind::DhcpRequest, IpKind::Plain),
+            (68, IpKind::DhcpReply, IpKind::Plain),
+            (546, IpKind::Plain, IpKind::DhcpReply),
+            (547, IpKind::Plain, IpKind::DhcpRequest),
+            (53, IpKind::Plain, IpKind::Plain),
+        ] {
+            assert_eq!(kind(over_ipv4(17, &udp(9, port, b""))), v4, "port {port}");
+            assert_eq!(kind(over_ipv6(17, &udp(9, port, b""))), v6, "port {port}");
+            assert_eq!(kind(over_ipv4(6, &tcp(9, port))), IpKind::Plain, "only over UDP");
+        }
+    }
+
+    #[test]
+    fn igmp_is_ipv4_only_and_has_its_header() {
+        assert_eq!(packet_of(&over_ipv4(2, &[0x11; 8])).unwrap().kind, IpKind::Igmp);
+        assert_eq!(packet_of(&over_ipv4(2, &[0x11; 7])), Err(Malformed::Transport));
+        assert_eq!(packet_of(&over_ipv6(2, &[0x11; 8])).unwrap().kind, IpKind::Plain);
+    }
+}

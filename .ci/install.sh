@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the tests use, and the toolchain's parts. Nothing is upgraded.
+set -euo pipefail
+
+# command:package
+needed=(
+    cc:gcc ld:binutils ip:iproute2 nft:nftables tcpdump:tcpdump tshark:tshark iperf3:iperf3 curl:curl
+    hping3:hping3 nping:nmap ping:iputils-ping ethtool:ethtool jq:jq setpriv:util-linux
+    unshare:util-linux
+)
+missing=()
+for pair in "${needed[@]}"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+# The headers of the C library have no command.
+[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "missing: ${missing[*]}"
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "not root: run  apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+
+cargo --version
+for part in rustfmt clippy; do
+    cargo "${part/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$part"
+done

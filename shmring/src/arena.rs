@@ -85,10 +85,21 @@ pub enum ArenaError {
     },
 }
 
+/// What lies behind the range.
+#[derive(Debug)]
+enum Backing {
+    /// Address space, in which segments map their memfds.
+    Reserved,
+    /// Ordinary memory in one piece, for models and Miri.
+    #[cfg(feature = "model")]
+    Heap(std::alloc::Layout),
+}
+
 /// The range. Made once; segments come and go in it.
 #[derive(Debug)]
 pub struct Arena {
     base: NonNull<u8>,
+    backing: Backing,
     slots: u32,
     slot_size: SlotSize,
     /// Parts in use, sorted by first slot. Only the control path takes this lock.
@@ -120,12 +131,41 @@ impl Arena {
             )
         }
         .map_err(|e| ArenaError::Reserve { slots, source: e.into() })?;
-        // Huge pages can only be mapped at multiples of their size.
-        let pad = at.align_offset(huge);
-        let base = NonNull::new(at.cast::<u8>().wrapping_add(pad)).ok_or_else(|| {
-            ArenaError::Reserve { slots, source: std::io::ErrorKind::OutOfMemory.into() }
+        // Huge pages can only be mapped at multiples of their size; what lies around that is given
+        // back at once.
+        let pad = at.align_offset(huge).min(huge);
+        let base = at.wrapping_byte_add(pad);
+        for (start, length) in [(at, pad), (base.wrapping_byte_add(size), huge - pad)] {
+            if length > 0 {
+                // SAFETY: a part of the mapping just made, `pad <= huge`, that nobody knows of.
+                let _ = unsafe { rustix::mm::munmap(start, length) };
+            }
+        }
+        let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| ArenaError::Reserve {
+            slots,
+            source: std::io::ErrorKind::OutOfMemory.into(),
         })?;
-        Ok(Arc::new(Self { base, slots, slot_size, used: Mutex::new(Vec::new()) }))
+        let (backing, used) = (Backing::Reserved, Mutex::new(Vec::new()));
+        Ok(Arc::new(Self { base, backing, slots, slot_size, used }))
+    }
+
+    /// The same over ordinary memory, for models and Miri: a segment is a part of it, its descriptor
+    /// an eventfd, which nobody can map.
+    ///
+    /// # Errors
+    /// [`ArenaError::Reserve`] if the memory cannot be had.
+    #[cfg(feature = "model")]
+    pub fn heap(slots: u32, slot_size: SlotSize) -> Result<Arc<Self>, ArenaError> {
+        let slots = slots.clamp(SEGMENT_SLOTS, MAX_SLOTS);
+        let size = slots as usize * slot_size.bytes() as usize;
+        let fail = |source| ArenaError::Reserve { slots, source };
+        let layout = std::alloc::Layout::from_size_align(size, 4096)
+            .map_err(|_| fail(std::io::ErrorKind::InvalidInput.into()))?;
+        // SAFETY: the size is not zero, since `slots` is not.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
+            .ok_or_else(|| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+        let (backing, used) = (Backing::Heap(layout), Mutex::new(Vec::new()));
+        Ok(Arc::new(Self { base, backing, slots, slot_size, used }))
     }
 
     /// Slots that the arena numbers.
@@ -153,10 +193,16 @@ impl Arena {
         slots: u32,
         huge: bool,
     ) -> Result<Segment, ArenaError> {
-        let slots = slots.max(1).next_multiple_of(SEGMENT_SLOTS);
+        let slots = slots.clamp(1, MAX_SLOTS + 1).next_multiple_of(SEGMENT_SLOTS);
         let range = Part { first: self.take(slots)?, count: slots, arena: Arc::clone(self) };
         let size = range.size();
         let fail = |source| ArenaError::Segment { slots, source };
+        #[cfg(feature = "model")]
+        if let Backing::Heap(_) = self.backing {
+            let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
+                .map_err(|e| fail(RegionError::System { what: "name", size, source: e.into() }))?;
+            return Ok(Segment { part: range, writer, fd, is_huge: false });
+        }
         let attempt = |huge| {
             let fd = create_memfd(name, size, huge)?;
             range.map(fd.as_fd())?;
@@ -214,6 +260,12 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        #[cfg(feature = "model")]
+        if let Backing::Heap(layout) = self.backing {
+            // SAFETY: allocated by `heap` with this layout; every segment in it is gone.
+            unsafe { std::alloc::dealloc(self.base.as_ptr(), layout) };
+            return;
+        }
         let size = self.slots as usize * self.slot_size.bytes() as usize;
         // SAFETY: the range was reserved by `reserve` and every segment in it is gone, since each
         // holds an `Arc` of this arena.
@@ -263,12 +315,13 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        let reserved = matches!(self.arena.backing, Backing::Reserved);
         // SAFETY: puts the reservation back over this part only. `Pool` drops a segment only when no
         // token for any of its slots exists.
-        let hole = unsafe {
+        let hole = reserved.then(|| unsafe {
             rustix::mm::mmap_anonymous(self.base(), self.size(), ProtFlags::empty(), flags)
-        };
-        if hole.is_ok() {
+        });
+        if hole.is_none_or(|h| h.is_ok()) {
             let mut used = self.arena.used.lock().unwrap_or_else(PoisonError::into_inner);
             used.retain(|&(first, _)| first != self.first);
         }
@@ -314,6 +367,19 @@ impl Segment {
     #[must_use]
     pub fn arena(&self) -> &Arc<Arena> {
         &self.part.arena
+    }
+
+    /// Stores a byte at `at` of a client-written segment, as its client would, for models. Nothing
+    /// happens outside such a segment.
+    #[cfg(feature = "model")]
+    pub fn scribble(&self, at: usize, byte: u8) {
+        if self.writer == Writer::Client && at < self.part.size() {
+            let place = self.part.base().cast::<u8>().wrapping_add(at);
+            // SAFETY: in the segment by the check above, mapped while `self` lives; nobody ever holds
+            // a reference to bytes that a client writes.
+            let place = unsafe { core::sync::atomic::AtomicU8::from_ptr(place) };
+            place.store(byte, core::sync::atomic::Ordering::Relaxed);
+        }
     }
 }
 

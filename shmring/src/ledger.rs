@@ -60,7 +60,8 @@ impl Code {
             Owner::Free => Self(1),
             Owner::Daemon => Self(2),
             Owner::Taken => Self(3),
-            Owner::Lent(session) => Self(16 + session.0),
+            // Beyond the limit numbers coincide, but never with another state.
+            Owner::Lent(session) => Self(16u16.saturating_add(session.0)),
         }
     }
 

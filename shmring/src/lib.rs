@@ -16,6 +16,8 @@ mod copy;
 pub mod descriptor;
 pub mod layout;
 pub mod ledger;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod pool;
 pub mod queues;
 pub mod region;

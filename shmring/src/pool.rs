@@ -326,17 +326,20 @@ impl Pool {
         true
     }
 
-    /// Makes `into` a copy of `from`. Returns false if `into` is too small, which it never is in one
-    /// pool.
+    /// Makes `into` a copy of `from`. Returns false if they are not two frames of this pool.
     #[inline]
     pub fn copy(&mut self, from: &Frame, into: &mut Frame) -> bool {
-        if !self.granted(from) || !self.set_window(into, 0, from.length) || !self.granted(into) {
+        if !self.granted(from)
+            || from.slot == into.slot
+            || !self.set_window(into, 0, from.length)
+            || !self.granted(into)
+        {
             return false;
         }
         let (source, target) =
             (self.arena.address(from.slot, from.offset), self.arena.address(into.slot, 0));
-        // SAFETY: both ranges were granted above, so they are mapped and the daemon's; two tokens
-        // never name one slot, so they do not overlap.
+        // SAFETY: both ranges were granted above, so they are mapped and the daemon's; they lie in
+        // two slots, so they do not overlap.
         unsafe { core::ptr::copy_nonoverlapping(source, target, from.len()) };
         true
     }
@@ -442,16 +445,23 @@ impl Pool {
         self.arena.prefetch(raw.slot(), raw.offset());
     }
 
+    /// Whether the ledger grants the daemon to copy the bytes of this frame.
+    #[inline]
+    fn taken(&self, frame: &ClientFrame) -> bool {
+        self.ledger.owner(frame.slot) == Owner::Taken
+            && usize::from(frame.offset) + usize::from(frame.length) <= self.slot_size()
+    }
+
     /// Copies bytes of a client's frame, from `at` on, into private memory: as many as both have.
     /// Returns how many. Each call may see other bytes.
     #[inline]
     pub fn snapshot(&self, frame: &ClientFrame, at: u16, into: &mut [u8]) -> usize {
         let count = into.len().min(usize::from(frame.length.saturating_sub(at)));
         let Some(into) = into.get_mut(..count) else { return 0 };
-        if self.ledger.owner(frame.slot) != Owner::Taken {
+        if !self.taken(frame) {
             return 0;
         }
-        // SAFETY: `at + count <= length`, and `accept` checked that `offset + length` lies in the
+        // SAFETY: `at + count <= length`, and `taken` checked that `offset + length` lies in the
         // slot, which is mapped: the ledger says `Taken`, so its home is in this pool.
         unsafe {
             copy_racy(self.arena.address(frame.slot, frame.offset).wrapping_add(at.into()), into);
@@ -464,15 +474,18 @@ impl Pool {
     /// this pool.
     #[inline]
     pub fn copy_vetted(&mut self, head: &[u8], from: &ClientFrame, into: &mut Frame) -> bool {
-        if self.ledger.owner(from.slot) != Owner::Taken || !self.set_window(into, 0, from.length) {
+        if !self.taken(from) || !self.set_window(into, 0, from.length) {
             return false;
         }
         let source = self.arena.address(from.slot, from.offset);
         let target = self.bytes_mut(into);
+        if target.len() != from.len() {
+            return false;
+        }
         let Some((first, rest)) = target.split_at_mut_checked(head.len()) else { return false };
         first.copy_from_slice(head);
         // SAFETY: `into` has `from.length` bytes, so `head.len() + rest.len()` is that length, which
-        // `accept` checked to lie in the slot; the slot is mapped, since the ledger says `Taken`.
+        // `taken` checked to lie in the slot; the slot is mapped, since the ledger says `Taken`.
         unsafe { copy_racy(source.wrapping_add(head.len()), rest) };
         true
     }
@@ -491,10 +504,25 @@ impl Pool {
     }
 
     /// Lends a client's frame on to another session of its group, as it lies.
+    ///
+    /// # Errors
+    /// The frame comes back if it is `to`'s own (by the ledger it would be at rest, and could not be
+    /// returned), or is not of this pool.
     #[inline]
-    pub fn pass(&mut self, frame: ClientFrame, to: SessionId) -> Option<RawDescriptor> {
-        self.ledger.change(frame.slot, Owner::Taken, Owner::Lent(to)).ok()?;
-        Some(RawDescriptor::new(frame.slot, frame.offset, frame.length))
+    pub fn pass(
+        &mut self,
+        frame: ClientFrame,
+        to: SessionId,
+    ) -> Result<RawDescriptor, ClientFrame> {
+        let own = self.ledger.home(frame.slot);
+        match self.home(own).map(|h| h.kind) {
+            Some(HomeKind::Transmit(of)) if of != to => {}
+            _ => return Err(frame),
+        }
+        if self.ledger.change(frame.slot, Owner::Taken, Owner::Lent(to)).is_err() {
+            return Err(frame);
+        }
+        Ok(RawDescriptor::new(frame.slot, frame.offset, frame.length))
     }
 
     /// Transmit slots of `home` that are not with their session.
@@ -532,9 +560,7 @@ impl Pool {
                 }
                 HomeKind::Port | HomeKind::Receive(_) => {
                     let _ = self.ledger.change(slot, Owner::Lent(session), Owner::Free);
-                    if let Some(h) = self.home_mut(home) {
-                        h.free.push(slot);
-                    }
+                    self.put_free(slot, home);
                 }
             }
             ended.recovered += u32::from(!closing);

@@ -241,6 +241,9 @@ impl Region {
     }
 
     fn word(self: &Arc<Self>, capacity: u32, pair: u32, word: Word) -> Option<WordRef> {
+        if !crate::ring::is_capacity(capacity) {
+            return None;
+        }
         let offset = Self::pair_start(capacity, pair) + word.offset();
         if !offset.is_multiple_of(align_of::<AtomicU32>())
             || offset + size_of::<AtomicU32>() > self.size
@@ -253,11 +256,12 @@ impl Region {
     }
 
     fn cells(self: &Arc<Self>, capacity: u32, pair: u32, ring: u32) -> Option<CellsRef> {
+        if ring > 1 || !crate::ring::is_capacity(capacity) {
+            return None;
+        }
         let bytes = layout::cells_size(capacity);
         let offset = Self::pair_start(capacity, pair) + layout::CELLS + ring as usize * bytes;
-        let aligned = offset.is_multiple_of(align_of::<AtomicU64>());
-        if ring > 1 || !aligned || !crate::ring::is_capacity(capacity) || offset + bytes > self.size
-        {
+        if !offset.is_multiple_of(align_of::<AtomicU64>()) || offset + bytes > self.size {
             return None;
         }
         // SAFETY: `offset + bytes` lies within the `size` bytes behind `base`, by the check above.

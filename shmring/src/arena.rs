@@ -25,6 +25,10 @@ use thiserror::Error;
 /// Slots that a segment is rounded up to: 2 MiB of the smallest slots, one huge page.
 pub const SEGMENT_SLOTS: u32 = 1024;
 
+/// The same in an arena on the heap: few, so that models look at all of them after every step.
+#[cfg(feature = "model")]
+pub const HEAP_SEGMENT_SLOTS: u32 = 64;
+
 /// Bytes of a slot: a power of two, 2,048..=65,536.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotSize {
@@ -156,7 +160,7 @@ impl Arena {
     /// [`ArenaError::Reserve`] if the memory cannot be had.
     #[cfg(feature = "model")]
     pub fn heap(slots: u32, slot_size: SlotSize) -> Result<Arc<Self>, ArenaError> {
-        let slots = slots.clamp(SEGMENT_SLOTS, MAX_SLOTS);
+        let slots = slots.clamp(HEAP_SEGMENT_SLOTS, MAX_SLOTS);
         let size = slots as usize * slot_size.bytes() as usize;
         let fail = |source| ArenaError::Reserve { slots, source };
         let layout = std::alloc::Layout::from_size_align(size, 4096)
@@ -193,7 +197,7 @@ impl Arena {
         slots: u32,
         huge: bool,
     ) -> Result<Segment, ArenaError> {
-        let slots = slots.clamp(1, MAX_SLOTS + 1).next_multiple_of(SEGMENT_SLOTS);
+        let slots = slots.clamp(1, MAX_SLOTS + 1).next_multiple_of(self.segment_slots());
         let range = Part { first: self.take(slots)?, count: slots, arena: Arc::clone(self) };
         let size = range.size();
         let fail = |source| ArenaError::Segment { slots, source };
@@ -214,6 +218,15 @@ impl Arena {
         };
         seal(fd.as_fd(), writer, size).map_err(fail)?;
         Ok(Segment { part: range, writer, fd, is_huge })
+    }
+
+    /// What segments are rounded up to.
+    fn segment_slots(&self) -> u32 {
+        match self.backing {
+            Backing::Reserved => SEGMENT_SLOTS,
+            #[cfg(feature = "model")]
+            Backing::Heap(_) => HEAP_SEGMENT_SLOTS,
+        }
     }
 
     /// The address of a slot. Computing it is always allowed; using it needs a live segment.
@@ -458,6 +471,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "reserves address space")]
     fn segments_fill_the_first_hole_and_give_it_back() {
         let arena = Arena::reserve(4 * SEGMENT_SLOTS, SlotSize::DEFAULT).unwrap();
         let add = |n| arena.add_segment("t", Writer::Daemon, n, false);

@@ -117,10 +117,20 @@ enum Backing {
     Map {
         _map: MmapRaw,
     },
-    /// Ordinary memory, for tests, benches and Miri. Held for its allocation alone.
+    /// Ordinary memory, for tests, benches and Miri. A raw pointer, since a `Box` that moves says
+    /// that nothing else points there.
     Heap {
-        _words: Box<[AtomicU64]>,
+        words: NonNull<[AtomicU64]>,
     },
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if let Self::Heap { words } = self {
+            // SAFETY: came out of a box in `Region::heap`; the last reference to the region is gone.
+            drop(unsafe { Box::from_raw(words.as_ptr()) });
+        }
+    }
 }
 
 /// A mapping of shared words, kept alive by every reference into it.
@@ -199,10 +209,10 @@ impl Region {
     #[must_use]
     pub fn heap(pairs: u32, ring_capacity: u32) -> Arc<Self> {
         let size = layout::region_size(pairs, ring_capacity);
-        let mut words: Box<[AtomicU64]> =
-            (0..size.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
-        let base = NonNull::from(words.as_mut()).cast();
-        Arc::new(Self { base, size, writable: true, _backing: Backing::Heap { _words: words } })
+        let words: Box<[AtomicU64]> = (0..size.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        let words = NonNull::from(Box::leak(words));
+        let (base, backing) = (words.cast(), Backing::Heap { words });
+        Arc::new(Self { base, size, writable: true, _backing: backing })
     }
 
     /// Bytes of the region.

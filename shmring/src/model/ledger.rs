@@ -4,8 +4,8 @@
 
 use super::Bytes;
 use super::world::Backing;
-use crate::arena::{Arena, SEGMENT_SLOTS, SlotRange, SlotSize};
-use crate::descriptor::{Fault, RawDescriptor, RingName};
+use crate::arena::SlotRange;
+use crate::descriptor::{Fault, MAX_SLOTS, RawDescriptor, RingName};
 use crate::ledger::{Audit, SessionId};
 use crate::pool::{ClientFrame, Ended, Frame, HomeId, HomeKind, Pool, Returned};
 use crate::region::Writer;
@@ -110,11 +110,7 @@ impl Model {
     /// If the kernel refuses.
     #[must_use]
     pub fn new(backing: Backing) -> Self {
-        let arena = match backing {
-            Backing::Heap => Arena::heap(2 * SEGMENT_SLOTS, SlotSize::DEFAULT),
-            Backing::Mapped => Arena::reserve(2 * SEGMENT_SLOTS, SlotSize::DEFAULT),
-        }
-        .expect("an arena");
+        let arena = backing.arena();
         let add = |writer| arena.add_segment("model", writer, 1, false).expect("a segment");
         let mut daemon = SlotRange::whole(add(Writer::Daemon));
         let mut client = SlotRange::whole(add(Writer::Client));
@@ -130,8 +126,8 @@ impl Model {
                 spare.push(range);
             }
         }
-        names.extend([daemon.first(), client.first(), 2 * SEGMENT_SLOTS - 1]);
-        names.extend([2 * SEGMENT_SLOTS, (1 << 24) - 1]);
+        names.extend([daemon.first(), client.first(), arena.slots() - 1]);
+        names.extend([arena.slots(), MAX_SLOTS - 1]);
         Self {
             pool: Pool::new(port).expect("a daemon-written range"),
             slots,
@@ -243,6 +239,7 @@ impl Model {
             return;
         }
         let slot = self.name(which);
+        let count = self.pool.arena().slots();
         let returned = self.pool.take_back(id, RawDescriptor::new(slot, 9, 9));
         let expected = match self.slots.get_mut(&slot) {
             Some(Slot { kind, at }) if *at == Where::Lent(id, false) => match *kind {
@@ -257,7 +254,7 @@ impl Model {
                     Ok(Returned::Free)
                 }
             },
-            _ => Err(refusal(RingName::Fill, slot)),
+            _ => Err(refusal(RingName::Fill, slot, count)),
         };
         assert_eq!(returned, expected, "slot {slot}");
     }
@@ -272,6 +269,7 @@ impl Model {
             return;
         }
         let slot = self.name(which);
+        let count = self.pool.arena().slots();
         let accepted = self.pool.accept(id, RawDescriptor::new(slot, 1, 60));
         match self.slots.get_mut(&slot) {
             Some(Slot { kind: HomeKind::Transmit(of), at })
@@ -280,7 +278,7 @@ impl Model {
                 *at = Where::Taken;
                 self.client_frames.push((accepted.expect("its own slot, at rest"), slot));
             }
-            _ => assert_eq!(accepted, Err(refusal(RingName::Tx, slot))),
+            _ => assert_eq!(accepted, Err(refusal(RingName::Tx, slot, count))),
         }
     }
 
@@ -411,8 +409,7 @@ fn is_of(kind: HomeKind, id: SessionId) -> bool {
     matches!(kind, HomeKind::Receive(of) | HomeKind::Transmit(of) if of == id)
 }
 
-fn refusal(ring: RingName, slot: u32) -> Fault {
-    let count = 2 * SEGMENT_SLOTS;
+fn refusal(ring: RingName, slot: u32, count: u32) -> Fault {
     match slot < count {
         true => Fault::NotHeld { ring, slot },
         false => Fault::NoSuchSlot { ring, slot, count },

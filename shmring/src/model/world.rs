@@ -1,7 +1,7 @@
 //! The smallest daemon: a pool, and for each session what the switch does with its rings, without a
 //! network. Models and tests put their peers in front of it.
 
-use crate::arena::{Arena, SEGMENT_SLOTS, Segment, SlotRange, SlotSize};
+use crate::arena::{Arena, HEAP_SEGMENT_SLOTS, SEGMENT_SLOTS, Segment, SlotRange, SlotSize};
 use crate::descriptor::{Fault, RawDescriptor};
 use crate::ledger::SessionId;
 use crate::pool::{Ended, HomeId, HomeKind, Pool, Returned};
@@ -22,6 +22,21 @@ pub enum Backing {
     Heap,
     /// Sealed memfds, as in the daemon.
     Mapped,
+}
+
+impl Backing {
+    /// Room for two segments of the smallest size.
+    ///
+    /// # Panics
+    /// If there is no memory.
+    #[must_use]
+    pub fn arena(self) -> Arc<Arena> {
+        match self {
+            Self::Heap => Arena::heap(2 * HEAP_SEGMENT_SLOTS, SlotSize::DEFAULT),
+            Self::Mapped => Arena::reserve(2 * SEGMENT_SLOTS, SlotSize::DEFAULT),
+        }
+        .expect("an arena")
+    }
 }
 
 /// The two regions of a session as each side sees them. Over [`Backing::Heap`] both see the same.
@@ -194,11 +209,7 @@ impl World {
     /// If the kernel refuses, or one segment has no room for that.
     #[must_use]
     pub fn new(backing: Backing, capacity: u32, port_slots: u32) -> Self {
-        let arena = match backing {
-            Backing::Heap => Arena::heap(2 * SEGMENT_SLOTS, SlotSize::DEFAULT),
-            Backing::Mapped => Arena::reserve(2 * SEGMENT_SLOTS, SlotSize::DEFAULT),
-        }
-        .expect("an arena");
+        let arena = backing.arena();
         let add = |writer| {
             let segment = arena.add_segment("model", writer, 1, false).expect("a segment");
             SlotRange::whole(segment)

@@ -278,7 +278,7 @@ fn every_class_of_descriptor_is_taken_exactly_if_the_rules_allow_it() {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 4 } else { 1000 },
+        cases: if cfg!(miri) { 4 } else { 5000 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -357,7 +357,7 @@ fn a_transmit_slot_sent_again_before_its_completion_is_a_fault() {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 4 } else { 500 },
+        cases: if cfg!(miri) { 4 } else { 2000 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -244,7 +244,10 @@ impl Deliver {
             Ok(true) => {
                 let passes = from.shares_with(session);
                 let (lent, back) = if passes {
-                    (pool.pass(sent.frame, to), None)
+                    match pool.pass(sent.frame, to) {
+                        Ok(raw) => (Some(raw), None),
+                        Err(frame) => (None, Some(frame)),
+                    }
                 } else {
                     let home = session.receive.unwrap_or(pool.port_home());
                     let lent = pool.alloc_from(home).and_then(|mut own| {

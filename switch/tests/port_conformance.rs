@@ -7,6 +7,11 @@ use std::time::Duration;
 use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
 use usnet_shmring::pool::{Frame, Pool};
 use usnet_shmring::region::Writer;
+use usnet_switch::classify::Mac;
+use usnet_switch::net::Netlink;
+use usnet_switch::net::namespace::Namespace;
+use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
+use usnet_switch::port::tap::{Tap, TapSpec};
 use usnet_switch::port::wire::{Faults, Wire, WireSpec};
 use usnet_switch::port::{BURST, Burst, Port};
 use usnet_switch::time::Time;
@@ -230,6 +235,107 @@ port_conformance!(wire, {
     let (a, b) = wire_pair(&WireSpec::default()).expect("a wire");
     Some(Pair::new(Box::new(a), Box::new(b), false))
 });
+
+/// Two packet sockets on the ends of a veth in a namespace of their own; `None`, said aloud, where
+/// that cannot be had.
+fn af_packet_pair(ring: RingVersion) -> Option<Pair> {
+    let open = |netlink: &mut Netlink, name: &str| {
+        netlink.set_up(name).expect("a link that was just made");
+        let link = netlink.link(name).expect("a link that was just made");
+        let spec = AfPacketSpec {
+            name: link.name,
+            index: link.index,
+            mac: link.mac,
+            mtu: 1500,
+            ring,
+            frames: 256,
+            promiscuous: true,
+            bypass_qdisc: false,
+        };
+        AfPacket::open(&spec).expect("a packet socket")
+    };
+    let ends = in_namespace(|| {
+        let mut netlink = Netlink::open().expect("netlink");
+        netlink.add_veth("a", "b", None).expect("a veth pair");
+        let a = open(&mut netlink, "a");
+        let b = open(&mut netlink, "b");
+        wait_until_running(&mut netlink, &["a", "b"]);
+        (a, b)
+    })?;
+    Some(Pair::new(Box::new(ends.0), Box::new(ends.1), true))
+}
+
+/// A TAP device and a packet socket on the kernel's side of it.
+fn tap_pair(vnet_header: bool, tap_sends: bool) -> Option<Pair> {
+    let ends = in_namespace(|| {
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        let spec = TapSpec { name: "t0".into(), mac, mtu: 1500, vnet_header };
+        let tap = match Tap::open(&spec) {
+            Ok(tap) => tap,
+            Err(error) => {
+                skip(&format!("no TAP device: {error} (needs /dev/net/tun and root)"));
+                return None;
+            }
+        };
+        let mut netlink = Netlink::open().expect("netlink");
+        netlink.set_up("t0").expect("a link that was just made");
+        let link = netlink.link("t0").expect("a link that was just made");
+        assert_eq!((link.mac, link.mtu), (mac, 1500));
+        let spec = AfPacketSpec {
+            name: link.name,
+            index: link.index,
+            mac,
+            mtu: 1500,
+            ring: RingVersion::V2,
+            frames: 256,
+            promiscuous: true,
+            bypass_qdisc: false,
+        };
+        wait_until_running(&mut netlink, &["t0"]);
+        Some((tap, AfPacket::open(&spec).expect("a packet socket")))
+    })??;
+    let (tap, socket) = ends;
+    Some(if tap_sends {
+        Pair::new(Box::new(tap), Box::new(socket), true)
+    } else {
+        Pair::new(Box::new(socket), Box::new(tap), true)
+    })
+}
+
+fn wait_until_running(netlink: &mut Netlink, names: &[&str]) {
+    for name in names {
+        for _ in 0..1000 {
+            if netlink.link(name).expect("a link").is_running() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn in_namespace<T: Send>(make: impl FnOnce() -> T + Send) -> Option<T> {
+    match Namespace::create() {
+        Ok(namespace) => Some(namespace.run(make).expect("a namespace that was just made")),
+        Err(error) => {
+            skip(&format!("no network namespace: {error} (run as root)"));
+            None
+        }
+    }
+}
+
+/// Says why a test does nothing, or fails where it must run.
+fn skip(why: &str) {
+    let required = std::env::var_os("USNET_TESTS_REQUIRE_ALL").is_some();
+    assert!(!required, "this test must run here, but there is {why}");
+    eprintln!("skipped: {why}");
+}
+
+port_conformance!(af_packet_v2, af_packet_pair(RingVersion::V2));
+port_conformance!(af_packet_v3, af_packet_pair(RingVersion::V3));
+port_conformance!(tap_to_kernel, tap_pair(false, true));
+port_conformance!(tap_from_kernel, tap_pair(false, false));
+port_conformance!(tap_with_vnet_header_to_kernel, tap_pair(true, true));
+port_conformance!(tap_with_vnet_header_from_kernel, tap_pair(true, false));
 
 /// What arrives, and when, over a wire with all faults.
 fn faulty_run(seed: u64) -> Vec<(u64, Vec<u8>)> {

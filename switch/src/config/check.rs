@@ -203,17 +203,14 @@ fn check_interface(
     memory: &Memory,
     problems: &mut Problems,
 ) -> Interface {
-    let RawInterface { name, port, host, addresses, gateways, host_ports, mac, mtu } = raw;
+    let RawInterface { name, port, host, addresses, gateways, host_ports, network, mac, mtu } = raw;
     let is_name_byte = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
     if name.is_empty() || name.len() > 15 || !name.bytes().all(is_name_byte) || *name == ".." {
         let allowed = "must be 1 to 15 printable characters without space, `/` and `:`";
         problems.add(format_args!("{key}.name"), quoted(name), allowed);
     }
-    if *host == HostEndpoint::Auto {
-        *host = match port {
-            Backend::AfPacket => HostEndpoint::Tap,
-            Backend::Tap | Backend::Wire => HostEndpoint::None,
-        };
+    if *host == HostEndpoint::Auto && *port != Backend::AfPacket {
+        *host = HostEndpoint::None;
     }
     if *port != Backend::AfPacket && *host != HostEndpoint::None {
         let value = quoted(if *host == HostEndpoint::Tap { "tap" } else { "veth" });
@@ -228,6 +225,12 @@ fn check_interface(
             let allowed = "must be a unicast address";
             problems.add(format_args!("{list_key}[{index}]"), network, allowed);
         }
+    }
+    if let Some(network) = network
+        && *port != Backend::Wire
+    {
+        let allowed = "names the wire that interfaces share, so only with port \"wire\"";
+        problems.add(format_args!("{key}.network"), quoted(network), allowed);
     }
     if *port == Backend::Wire && addresses.is_empty() {
         problems.add(&list_key, "[]", "must be given: a wire has no addresses of its own");
@@ -265,6 +268,7 @@ fn check_interface(
         addresses,
         gateways,
         host_ports: problems.services(&format!("{key}.host_ports"), host_ports),
+        network: network.clone(),
         mac,
         mtu: *mtu,
     }

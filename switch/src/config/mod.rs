@@ -105,6 +105,9 @@ pub struct Interface {
     pub gateways: Vec<IpAddr>,
     /// Ports that stay with the kernel's stack.
     pub host_ports: Services,
+    /// The wire that this interface is an end of, with port `wire`; interfaces that name the same
+    /// one are joined. None: a wire of its own.
+    pub network: Option<String>,
     /// Link address of an interface that has none of its own.
     pub mac: Option<Mac>,
     /// Largest IP packet of an interface that has none of its own.

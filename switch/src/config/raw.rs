@@ -91,7 +91,8 @@ pub enum Backend {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostEndpoint {
-    /// What suits the port: `tap` for `af_packet`, otherwise `none`.
+    /// What suits the port: for `af_packet` a TAP device, or a veth pair where `/dev/net/tun` cannot
+    /// be opened; otherwise nothing.
     #[default]
     Auto,
     /// Through a TAP device.
@@ -116,6 +117,8 @@ pub(super) struct RawInterface {
     pub(super) gateways: Vec<String>,
     #[serde(default)]
     pub(super) host_ports: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) network: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) mac: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

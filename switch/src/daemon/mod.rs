@@ -6,6 +6,7 @@
 //! ```
 
 mod event;
+pub mod interface;
 mod worker;
 
 pub use event::{EventSink, EventSource, event_channel};

@@ -31,7 +31,7 @@ use usnet_shmring::pool::{MIN_FRAME, Pool};
 /// What a wire is like.
 #[derive(Clone, Debug)]
 pub struct WireSpec {
-    /// Number of ends, 2 or more.
+    /// Number of ends, 1..=256; what the only end sends is heard by nobody.
     pub ends: usize,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
@@ -80,7 +80,7 @@ impl Wire {
     /// # Errors
     /// No descriptors are left.
     pub fn ends(spec: &WireSpec) -> io::Result<Vec<Self>> {
-        let count = spec.ends.clamp(2, 256);
+        let count = spec.ends.clamp(1, 256);
         let bells = (0..count)
             .map(|_| rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK))
             .collect::<Result<Arc<[_]>, _>>()?;

@@ -1,0 +1,377 @@
+//! Opens an interface as the configuration says, and keeps what must be undone.
+//!
+//! ```text
+//!   af_packet   eth0 --> packet socket --> switch --> host endpoint --> kernel
+//!                 |                                   (TAP, or veth and packet socket)
+//!                 +--> guard: the kernel hears ARP, discovery and groups, nothing else
+//!               kernel ------------------------------------------------------> eth0
+//! ```
+//!
+//! - The kernel keeps its addresses and routes on the interface and sends on it directly. Only what
+//!   it receives passes the switch, and comes in at the host endpoint, whose link address is the
+//!   interface's: a host accepts a datagram for any of its addresses on any interface (RFC 1122,
+//!   3.3.4.2, weak model).
+//! - So nothing of the host's configuration moves. The guard and the endpoint go with this process,
+//!   however it ends; receive offloads and settings are put back by [`Kept`].
+
+use crate::classify::Mac;
+use crate::config::{Backend, HostEndpoint, Interface, Network};
+use crate::net::guard::{Guard, Pass};
+use crate::net::offload::{Offload, Offloads};
+use crate::net::sysctl::{Changed, Setting};
+use crate::net::{Link, NetError, Netlink, Scope};
+use crate::port::Port;
+use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
+use crate::port::tap::{Tap, TapSpec};
+use crate::port::wire::{Wire, WireSpec};
+use crate::switch::InterfaceSpec;
+use std::collections::HashMap;
+use std::io;
+use thiserror::Error;
+
+/// Why an interface could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The kernel's view of it, or a change to it.
+    #[error("interface {name}")]
+    Net {
+        /// The interface.
+        name: String,
+        /// What failed.
+        source: NetError,
+    },
+    /// The port.
+    #[error("cannot open {what} for interface {name}{hint}")]
+    Port {
+        /// The interface.
+        name: String,
+        /// What was opened.
+        what: &'static str,
+        /// The way out, if one is known.
+        hint: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It cannot be shared.
+    #[error("interface {name} {problem}")]
+    Unsuitable {
+        /// The interface.
+        name: String,
+        /// Why.
+        problem: &'static str,
+    },
+}
+
+/// What an open interface leaves in the system until it is dropped.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// First, so that the kernel hears again before its endpoint goes.
+    guard: Option<Guard>,
+    offloads: Option<(Offloads, Vec<Offload>)>,
+    settings: Vec<Changed>,
+    veth: Option<(Netlink, String)>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take()
+            && let Err(error) = guard.remove()
+        {
+            tracing::warn!(%error, "the guard was not removed");
+        }
+        if let Some((offloads, on)) = self.offloads.take() {
+            for offload in on {
+                if let Err(error) = offloads.set(offload, true) {
+                    tracing::warn!(%error, "an offload was not restored");
+                }
+            }
+        }
+        self.settings.clear();
+        if let Some((mut netlink, name)) = self.veth.take()
+            && let Err(error) = netlink.delete_link(&name)
+        {
+            tracing::warn!(%error, "the host endpoint was not removed");
+        }
+    }
+}
+
+/// An interface that is ready for the switch.
+#[derive(Debug)]
+pub struct Opened {
+    /// For [`Switch::add_interface`](crate::switch::Switch::add_interface).
+    pub spec: InterfaceSpec,
+    /// Its addresses with their networks.
+    pub addresses: Vec<Network>,
+    /// To be kept as long as the switch uses it, and dropped after.
+    pub kept: Kept,
+}
+
+/// Ends of wires that interfaces have not taken yet, by the wire's name.
+#[derive(Debug, Default)]
+pub struct Wires {
+    ends: HashMap<String, Vec<Wire>>,
+}
+
+/// Largest IP packet of a wire that says nothing else.
+const WIRE_MTU: u16 = 1500;
+/// Frames in each ring of a packet socket.
+const RING_FRAMES: u32 = 2048;
+
+impl Wires {
+    /// Makes every wire that the interfaces name.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(interfaces: &[Interface]) -> Result<Self, OpenError> {
+        let mut wires = Self::default();
+        for interface in interfaces.iter().filter(|i| i.port == Backend::Wire) {
+            let name = Self::name(interface);
+            let users =
+                interfaces.iter().filter(|i| i.port == Backend::Wire && Self::name(i) == name);
+            let ends = users.clone().count();
+            let mtu = users.filter_map(|i| i.mtu).min().unwrap_or(WIRE_MTU);
+            if !wires.ends.contains_key(name) {
+                let made = Wire::ends(&WireSpec { ends, mtu, ..WireSpec::default() });
+                let made = made.map_err(|e| port_error(interface, "a wire", e))?;
+                wires.ends.insert(name.to_owned(), made);
+            }
+        }
+        Ok(wires)
+    }
+
+    fn name(interface: &Interface) -> &str {
+        interface.network.as_deref().unwrap_or(&interface.name)
+    }
+
+    fn take(&mut self, interface: &Interface) -> Option<Wire> {
+        self.ends.get_mut(Self::name(interface))?.pop()
+    }
+}
+
+fn net_error(interface: &Interface) -> impl FnOnce(NetError) -> OpenError {
+    let name = interface.name.clone();
+    move |source| OpenError::Net { name, source }
+}
+
+fn port_error(interface: &Interface, what: &'static str, source: io::Error) -> OpenError {
+    let hint = match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; run as root, or with CAP_NET_RAW and CAP_NET_ADMIN in its namespace"
+        }
+        _ => "",
+    };
+    OpenError::Port { name: interface.name.clone(), what, hint, source }
+}
+
+/// Opens an interface.
+///
+/// # Errors
+/// [`OpenError`]; what was changed by then is put back.
+pub fn open(interface: &Interface, wires: &mut Wires) -> Result<Opened, OpenError> {
+    match interface.port {
+        Backend::AfPacket => open_af_packet(interface),
+        Backend::Tap => open_tap(interface),
+        Backend::Wire => open_wire(interface, wires),
+    }
+}
+
+fn open_wire(interface: &Interface, wires: &mut Wires) -> Result<Opened, OpenError> {
+    let Some(mut wire) = wires.take(interface) else {
+        return Err(OpenError::Unsuitable {
+            name: interface.name.clone(),
+            problem: "is no end of a wire that was made",
+        });
+    };
+    let mac = interface.mac.unwrap_or(wire.info().mac);
+    wire.set_mac(mac);
+    let mtu = wire.info().mtu;
+    Ok(opened(interface, mac, mtu, interface.addresses.clone(), Box::new(wire), None, &[]))
+}
+
+fn open_tap(interface: &Interface) -> Result<Opened, OpenError> {
+    // The kernel is at the other end of this wire, so the two ends need addresses of their own.
+    let mac = interface.mac.unwrap_or(Mac([2, 0x75, 0x73, 0x6e, 0x65, 0x74]));
+    let mtu = interface.mtu.unwrap_or(WIRE_MTU);
+    let [a, b, c, d, e, f] = mac.0;
+    let kernel_mac = Mac([a, b, c, d, e, f ^ 1]);
+    let spec = TapSpec { name: interface.name.clone(), mac: kernel_mac, mtu, vnet_header: true };
+    let tap = Tap::open(&spec).map_err(|e| port_error(interface, "a TAP device", e))?;
+    let mut netlink = Netlink::open().map_err(net_error(interface))?;
+    netlink.set_up(tap.name()).map_err(net_error(interface))?;
+    Ok(opened(interface, mac, mtu, interface.addresses.clone(), Box::new(tap), None, &[]))
+}
+
+fn opened(
+    interface: &Interface,
+    mac: Mac,
+    mtu: u16,
+    addresses: Vec<Network>,
+    wire: Box<dyn Port>,
+    host: Option<Box<dyn Port>>,
+    kernel_hears: &[Pass],
+) -> Opened {
+    tracing::info!(
+        interface = interface.name,
+        %mac,
+        mtu,
+        wire = wire.info().backend,
+        host = host.as_ref().map_or("none", |h| h.info().backend),
+        "interface opened"
+    );
+    let spec = InterfaceSpec {
+        mac,
+        mtu,
+        addresses: addresses.iter().map(|network| network.address()).collect(),
+        wire,
+        host,
+        kernel_hears: kernel_hears.to_vec(),
+    };
+    Opened { spec, addresses, kept: Kept::default() }
+}
+
+fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
+    let name = interface.name.as_str();
+    let unsuitable = |problem| OpenError::Unsuitable { name: name.to_owned(), problem };
+    let mut netlink = Netlink::open().map_err(net_error(interface))?;
+    let link = netlink.link(name).map_err(net_error(interface))?;
+    if !link.is_ethernet || link.is_loopback() {
+        return Err(unsuitable("is no Ethernet interface"));
+    }
+    if !link.is_up() {
+        return Err(unsuitable("is down; set it up first"));
+    }
+    let mtu = u16::try_from(link.mtu).map_err(|_| unsuitable("has too large an MTU"))?;
+    let addresses = if interface.addresses.is_empty() {
+        link_addresses(&mut netlink, interface)?
+    } else {
+        interface.addresses.clone()
+    };
+    let mut kept = Kept::default();
+    kept.offloads = Some(no_receive_offloads(interface)?);
+    let host = match interface.host {
+        HostEndpoint::None => None,
+        _ => Some(open_host(&mut kept, &mut netlink, interface, &link, mtu)?),
+    };
+    let wire = open_socket(interface, &link, mtu)?;
+    // Last: from here on the kernel depends on the switch.
+    if host.is_some() {
+        kept.guard = Some(Guard::install(name, &Pass::ALL).map_err(net_error(interface))?);
+    }
+    let passes: &[Pass] = if host.is_some() { &Pass::ALL } else { &[] };
+    let opened = opened(interface, link.mac, mtu, addresses, Box::new(wire), host, passes);
+    Ok(Opened { kept, ..opened })
+}
+
+fn open_socket(interface: &Interface, link: &Link, mtu: u16) -> Result<AfPacket, OpenError> {
+    let spec = AfPacketSpec {
+        name: link.name.clone(),
+        index: link.index,
+        mac: link.mac,
+        mtu,
+        ring: RingVersion::default(),
+        frames: RING_FRAMES,
+        promiscuous: false,
+        bypass_qdisc: false,
+    };
+    AfPacket::open(&spec).map_err(|e| port_error(interface, "a packet socket", e))
+}
+
+fn link_addresses(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Network>, OpenError> {
+    let all = netlink.addresses(&interface.name).map_err(net_error(interface))?;
+    let shared: Vec<Network> = all
+        .iter()
+        .filter(|a| a.scope == Scope::Global)
+        .filter_map(|a| Network::new(a.ip, a.prefix_len))
+        .collect();
+    if shared.is_empty() {
+        return Err(OpenError::Unsuitable {
+            name: interface.name.clone(),
+            problem: "has no global address to share; give it one, or name addresses in the \
+                      configuration",
+        });
+    }
+    Ok(shared)
+}
+
+/// Segments that the kernel joined would be longer than a slot.
+fn no_receive_offloads(interface: &Interface) -> Result<(Offloads, Vec<Offload>), OpenError> {
+    let offloads = Offloads::of(&interface.name).map_err(net_error(interface))?;
+    let mut switched_off = Vec::new();
+    for offload in [Offload::GenericReceive, Offload::LargeReceive] {
+        if let Ok(Some(true)) = offloads.get(offload) {
+            match offloads.set(offload, false) {
+                Ok(()) => switched_off.push(offload),
+                Err(error) => tracing::warn!(%error, "frames may arrive joined, and be dropped"),
+            }
+        }
+    }
+    Ok((offloads, switched_off))
+}
+
+/// The kernel's way in: a TAP device, or where there is none a veth pair.
+fn open_host(
+    kept: &mut Kept,
+    netlink: &mut Netlink,
+    interface: &Interface,
+    link: &Link,
+    mtu: u16,
+) -> Result<Box<dyn Port>, OpenError> {
+    let name: String = format!("u-{}", interface.name).chars().take(15).collect();
+    let spec = TapSpec { name: name.clone(), mac: link.mac, mtu, vnet_header: true };
+    let tap = match interface.host {
+        HostEndpoint::Veth => None,
+        wish => match Tap::open(&spec) {
+            Ok(tap) => Some(tap),
+            Err(error) if wish == HostEndpoint::Auto => {
+                tracing::info!(%error, "no TAP device can be had; a veth pair serves the host");
+                None
+            }
+            Err(error) => return Err(port_error(interface, "a TAP device", error)),
+        },
+    };
+    if let Some(tap) = tap {
+        set_up_host(kept, netlink, interface, &name)?;
+        return Ok(Box::new(tap));
+    }
+    let inner: String = format!("v-{}", interface.name).chars().take(15).collect();
+    netlink.add_veth(&name, &inner, None).map_err(net_error(interface))?;
+    let own = Netlink::open().map_err(net_error(interface))?;
+    kept.veth = Some((own, name.clone()));
+    netlink.set_mac(&name, link.mac).map_err(net_error(interface))?;
+    for end in [&name, &inner] {
+        netlink.set_mtu(end, mtu.into()).map_err(net_error(interface))?;
+    }
+    set_up_host(kept, netlink, interface, &name)?;
+    let _ = Setting::Ipv6Disable.change(&inner, 1).map(Changed::keep);
+    netlink.set_up(&inner).map_err(net_error(interface))?;
+    let end = netlink.link(&inner).map_err(net_error(interface))?;
+    Ok(Box::new(open_socket(interface, &end, mtu)?))
+}
+
+/// Makes the kernel accept at the endpoint what is for its other interface, and say nothing there.
+fn set_up_host(
+    kept: &mut Kept,
+    netlink: &mut Netlink,
+    interface: &Interface,
+    name: &str,
+) -> Result<(), OpenError> {
+    let change =
+        |setting: Setting, value| setting.change(name, value).map_err(net_error(interface));
+    change(Setting::Ipv4ReversePath, 0)?.keep();
+    change(Setting::Ipv4ArpIgnore, 8)?.keep();
+    // Without IPv6 in the kernel there is nothing to keep quiet.
+    for (setting, value) in [
+        (Setting::Ipv6AddressGeneration, 1),
+        (Setting::Ipv6AcceptRouterAdvertisement, 0),
+        (Setting::Ipv6DuplicateDetection, 0),
+    ] {
+        let _ = setting.change(name, value).map(Changed::keep);
+    }
+    // The kernel takes the larger of this setting and the interface's own; 1 would refuse frames
+    // whose way back is the other interface.
+    if let Ok(1) = Setting::Ipv4ReversePath.read("all") {
+        let all = Setting::Ipv4ReversePath.change("all", 2).map_err(net_error(interface))?;
+        kept.settings.push(all);
+    }
+    netlink.set_up(name).map_err(net_error(interface))
+}

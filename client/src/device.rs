@@ -56,6 +56,23 @@ impl Device {
         self.failed.take().map_or(Ok(()), Err)
     }
 
+    /// Makes sure of a burst to read from; tells how many frames of it are left.
+    pub(crate) fn prepare(&mut self) -> usize {
+        let (receiver, _) = self.frames.split();
+        if receiver.left() == 0
+            && let Err(fault) = receiver.receive()
+        {
+            self.failed.get_or_insert(fault.into());
+        }
+        receiver.left()
+    }
+
+    /// Copies the beginning of the next frame; returns how many bytes.
+    pub(crate) fn peek(&mut self, into: &mut [u8]) -> usize {
+        let (receiver, _) = self.frames.split();
+        receiver.peek().map_or(0, |frame| frame.copy_to(into))
+    }
+
     /// Whether smoltcp found no slot to send from since the last call: its wish to be polled at once
     /// is then to be answered by waiting for slots.
     pub fn take_starved(&mut self) -> bool {
@@ -69,17 +86,10 @@ impl phy::Device for Device {
 
     #[inline]
     fn receive(&mut self, _: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
-        let (receiver, transmitter) = self.frames.split();
-        if receiver.left() == 0 {
-            match receiver.receive() {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(fault) => {
-                    self.failed.get_or_insert(fault.into());
-                    return None;
-                }
-            }
+        if self.prepare() == 0 {
+            return None;
         }
+        let (receiver, transmitter) = self.frames.split();
         if transmitter.free() == 0 {
             // A frame may ask for an answer, so it waits until there is a slot for one.
             self.starved = true;

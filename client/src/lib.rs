@@ -13,10 +13,13 @@
 pub mod control;
 pub mod device;
 pub mod error;
+pub mod net;
 pub mod raw;
 pub mod session;
+pub mod stack;
 
 pub use control::{Claim, Control};
 pub use error::{AttachError, FrameError, RequestError};
 pub use session::{Grant, Options, Session};
+pub use stack::{Stack, StackOptions};
 pub use usnet_shmring::control::{Mode, RefusalCode};

@@ -101,25 +101,39 @@ impl Frames {
     }
 
     /// Whether there is something to do: a frame to take, or slots that came back just now.
-    fn ready(&mut self) -> Result<bool, FrameError> {
+    fn ready(&mut self, want: Want) -> Result<bool, FrameError> {
         let returned = self.view.transmitter.reclaim()?;
+        if want == Want::Slots {
+            return Ok(returned > 0);
+        }
         let (left, waiting) = (self.view.receiver.left(), self.view.receiver.refresh()?);
         Ok(returned + left + waiting > 0)
     }
 
     /// Announces sleep. Returns false, and takes it back, if there is something to do already.
-    fn lie_down(&mut self) -> Result<bool, FrameError> {
-        if self.ready()? {
+    /// Whoever gets true sleeps in [`Waiter::sleep`] and calls [`rise`](Self::rise) after.
+    pub(crate) fn lie_down(&mut self, want: Want) -> Result<bool, FrameError> {
+        if self.ready(want)? {
             return Ok(false);
         }
         self.view.sleep.raise();
-        match self.ready() {
+        match self.ready(want) {
             Ok(false) => Ok(true),
             other => {
                 self.view.sleep.lower();
                 other.map(|_| false)
             }
         }
+    }
+
+    /// Takes the announcement of sleep back.
+    pub(crate) fn rise(&mut self) {
+        self.view.sleep.lower();
+    }
+
+    /// Descriptors to sleep on while others use the rings.
+    pub(crate) fn waiter(&self) -> std::io::Result<Waiter> {
+        Ok(Waiter { wake: self.signals.wake.try_clone()?, control: self.control.try_clone()? })
     }
 
     /// Sleeps until a frame or a sent slot arrives, one of `others` is readable, or `timeout` is
@@ -134,10 +148,37 @@ impl Frames {
         others: &[BorrowedFd<'_>],
     ) -> Result<(), FrameError> {
         self.flush()?;
-        let timeout = if self.lie_down()? { timeout } else { Some(Duration::ZERO) };
+        let timeout = if self.lie_down(Want::Anything)? { timeout } else { Some(Duration::ZERO) };
         let slept = sleep(&self.signals.wake, &self.control, others, timeout);
-        self.view.sleep.lower();
+        self.rise();
         slept
+    }
+}
+
+/// What a sleeper waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Frames or slots.
+    Anything,
+    /// Slots to send from: frames must wait until there are some.
+    Slots,
+}
+
+/// What one needs to sleep without holding the rings.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    wake: OwnedFd,
+    control: OwnedFd,
+}
+
+impl Waiter {
+    /// As [`Frames::wait`], between [`Frames::lie_down`] and [`Frames::rise`].
+    pub(crate) fn sleep(
+        &self,
+        timeout: Option<Duration>,
+        others: &[BorrowedFd<'_>],
+    ) -> Result<(), FrameError> {
+        sleep(&self.wake, &self.control, others, timeout)
     }
 }
 

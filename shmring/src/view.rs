@@ -345,6 +345,14 @@ impl Receiver {
         Some(RxFrame { place, receiver: PhantomData })
     }
 
+    /// The frame that [`next`](Self::next) will yield.
+    #[inline]
+    #[must_use]
+    pub fn peek(&self) -> Option<RxFrame<'_>> {
+        let place = *self.places.get(self.at).filter(|_| self.at < self.count)?;
+        Some(RxFrame { place, receiver: PhantomData })
+    }
+
     /// Gives the slots of all frames seen so far back to the daemon. [`receive`](Self::receive) does
     /// so too; this is for before a pause. Returns whether there were any.
     #[inline]

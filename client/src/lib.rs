@@ -5,6 +5,7 @@
 //!   stack      one TCP/IP stack (smoltcp), its thread, its ports
 //!   device     smoltcp's view of the rings
 //!   raw        frames in bursts, where they lie
+//!   services   an HTTP server, an echo server, a generator and a sink of frames
 //!   session    attach, claim ports, detach
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod device;
 pub mod error;
 pub mod net;
 pub mod raw;
+pub mod services;
 pub mod session;
 pub mod stack;
 

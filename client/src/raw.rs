@@ -77,16 +77,17 @@ impl Frames {
     }
 
     /// Shows the daemon all frames sent and all slots given back since the last time, wakes it if it
-    /// sleeps and there is something to send, and takes sent slots back. Once a burst.
+    /// sleeps and somebody waits for one of these, and takes sent slots back. Once a burst.
     ///
     /// # Errors
     /// [`FrameError::Broken`], or [`FrameError::System`] if the daemon cannot be woken.
     #[inline]
     pub fn flush(&mut self) -> Result<(), FrameError> {
-        if self.view.transmitter.publish() && self.view.peer.must_wake() {
+        self.view.receiver.give_back();
+        let awaited = self.view.transmitter.publish() | self.view.receiver.take_owed();
+        if awaited && self.view.peer.must_wake() {
             self.kick()?;
         }
-        self.view.receiver.give_back();
         self.view.transmitter.reclaim()?;
         Ok(())
     }

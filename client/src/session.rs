@@ -104,6 +104,13 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Addresses of the session.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v4 = self.ipv4.map(|p| IpAddr::V4(p.address));
+        let v6 = self.ipv6.map(|p| IpAddr::V6(p.address));
+        v4.into_iter().chain(v6)
+    }
+
     fn from_message(attached: &Attached) -> Self {
         let v4 = |a: &Address| match a.ip() {
             Some(IpAddr::V4(address)) => Some(Prefixed { address, prefix: a.prefix.min(32) }),
@@ -223,10 +230,8 @@ impl Session {
     }
 
     /// Addresses of the session.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let v4 = self.grant.ipv4.map(|p| IpAddr::V4(p.address));
-        let v6 = self.grant.ipv6.map(|p| IpAddr::V6(p.address));
-        v4.into_iter().chain(v6)
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.grant.addresses()
     }
 
     /// Largest IP packet, in bytes.

@@ -355,6 +355,12 @@ fn frames_of_a_group_are_copied_and_never_referred_to() {
     assert!(frame.as_slice().is_none());
     let mut copy = [0; 100];
     assert_eq!((frame.copy_to(&mut copy), copy[..60] == [0xab; 60]), (60, true));
+    // Its owner waits for the slot: the daemon is woken for it, as for a frame.
+    fake.peers[1].queues.sleep.raise();
+    frames.flush().unwrap();
+    let mut kicks = [0; 8];
+    rustix::io::read(&fake.peers[1].kick, &mut kicks).unwrap();
+    assert_eq!(u64::from_ne_bytes(kicks), 1);
     drop(sender);
 }
 

@@ -280,6 +280,8 @@ pub struct Receiver {
     given: usize,
     at: usize,
     count: usize,
+    /// Slots of other clients were given back since somebody asked.
+    owed: bool,
 }
 
 // SAFETY: the addresses in `places` point into `segments`, which the receiver owns; it can be used
@@ -305,7 +307,8 @@ impl Receiver {
     ) -> Self {
         let nowhere = Place { at: core::ptr::null(), length: 0, still: false };
         let (taken, places) = ([RawDescriptor(0); BURST], [nowhere; BURST]);
-        Self { rx, fill, segments, own, slot_size, taken, places, given: 0, at: 0, count: 0 }
+        let (given, at, count, owed) = (0, 0, 0, false);
+        Self { rx, fill, segments, own, slot_size, taken, places, given, at, count, owed }
     }
 
     /// Takes the next burst, at most [`BURST`] frames, after giving back the one before. Returns how
@@ -358,11 +361,20 @@ impl Receiver {
     #[inline]
     pub fn give_back(&mut self) -> bool {
         // `receive` made sure of the room, so all are pushed.
-        if let Some(seen) = self.taken.get(self.given..self.at) {
+        let seen = self.given..self.at;
+        self.owed |= self.places.get(seen.clone()).is_some_and(|p| p.iter().any(|p| !p.still));
+        if let Some(seen) = self.taken.get(seen) {
             self.given += self.fill.push_burst(seen);
         }
         self.rx.release();
         self.fill.publish()
+    }
+
+    /// Whether slots of other clients were given back since the last call. Their owners wait for
+    /// them, so the daemon has to be woken if it sleeps.
+    #[inline]
+    pub fn take_owed(&mut self) -> bool {
+        core::mem::take(&mut self.owed)
     }
 
     /// Looks at the rings once; returns how many frames wait, those of the burst not counted.

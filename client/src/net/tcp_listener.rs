@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A listening TCP socket, as [`std::net::TcpListener`]. Connections outlive it; its port is released
 /// when the last of them is gone too.
@@ -20,6 +20,8 @@ pub struct TcpListener {
     local: SocketAddr,
     signal: Arc<Signal>,
     limits: Limits,
+    /// Accept returns `Interrupted`, now and later.
+    interrupted: AtomicBool,
     _lease: Arc<Lease>,
 }
 
@@ -64,8 +66,15 @@ impl TcpListener {
         );
         drop(guard);
         let local = SocketAddr::new(address.ip(), lease.port());
-        let limits = Limits::default();
-        Ok(Self { stack: stack.clone(), id, local, signal, limits, _lease: lease })
+        Ok(Self {
+            stack: stack.clone(),
+            id,
+            local,
+            signal,
+            limits: Limits::default(),
+            interrupted: AtomicBool::new(false),
+            _lease: lease,
+        })
     }
 
     /// Waits for a connection.
@@ -78,6 +87,9 @@ impl TcpListener {
         loop {
             let engine = &mut *guard;
             engine.check()?;
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             match engine.listeners.accept(self.id, &mut engine.sockets, &mut engine.pool) {
                 Some((handle, lease)) => {
                     let socket = engine.tcp(handle);
@@ -97,6 +109,14 @@ impl TcpListener {
                 }
             }
         }
+    }
+
+    /// Makes every accept, running or to come, fail with `Interrupted`.
+    pub(crate) fn interrupt(&self) {
+        // Under the lock, so that no accept lies between its look and its sleep.
+        let _engine = self.stack.shared().lock();
+        self.interrupted.store(true, Ordering::Relaxed);
+        self.signal.notify();
     }
 
     /// Connections as they come, without end.

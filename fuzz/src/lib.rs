@@ -6,8 +6,12 @@
 //! `tests/replay.rs` runs both on a stable compiler and sees to it that no target lacks a part.
 
 pub mod classify;
+pub mod control;
 pub mod corpus;
 pub mod frames;
+pub mod hostile_peer;
+pub mod ledger;
+pub mod ring_ops;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +21,13 @@ use std::{env, fs, io};
 pub type Check = fn(&[u8]);
 
 /// Every fuzz target, by the name of its binary and of its folders.
-pub const TARGETS: &[(&str, Check)] = &[("classify", classify::check)];
+pub const TARGETS: &[(&str, Check)] = &[
+    ("classify", classify::check),
+    ("control", control::check),
+    ("hostile_peer", hostile_peer::check),
+    ("ledger", ledger::check),
+    ("ring_ops", ring_ops::check),
+];
 
 /// The folder of this crate.
 #[must_use]

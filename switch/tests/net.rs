@@ -1,13 +1,8 @@
 //! Interfaces, addresses, offloads, settings and the kernel guard, on real kernels of namespaces.
-//!
-//! ```text
-//!   namespace of the test             namespace `peer`
-//!   sv0  10.9.0.1/24  fd09::1/64 ---- pv0  10.9.0.2/24  fd09::2/64
-//! ```
 
 mod isolated;
 
-use isolated::{isolated, isolated_as, skip};
+use isolated::{address, isolated, isolated_as, skip, two_hosts};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::io::{Read, Write};
@@ -15,36 +10,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use usnet_switch::classify::Mac;
+use usnet_switch::net::Netlink;
 use usnet_switch::net::guard::{Guard, Pass};
 use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::{Offload, Offloads};
 use usnet_switch::net::sysctl::Setting;
-use usnet_switch::net::{InterfaceAddress, Netlink};
 
 const NOBODY: u32 = 65534;
-
-fn address(text: &str) -> InterfaceAddress {
-    let (ip, prefix_len) = text.split_once('/').unwrap();
-    InterfaceAddress::new(ip.parse().unwrap(), prefix_len.parse().unwrap())
-}
-
-/// The two hosts of the picture above; the second one.
-fn two_hosts() -> Namespace {
-    let peer = Namespace::create().unwrap();
-    let mut net = Netlink::open().unwrap();
-    net.add_veth("sv0", "pv0", Some(std::os::fd::AsFd::as_fd(&peer))).unwrap();
-    net.add_address("sv0", address("10.9.0.1/24")).unwrap();
-    net.add_address("sv0", address("fd09::1/64")).unwrap();
-    net.set_up("sv0").unwrap();
-    peer.run(|| {
-        let mut net = Netlink::open().unwrap();
-        net.add_address("pv0", address("10.9.0.2/24")).unwrap();
-        net.add_address("pv0", address("fd09::2/64")).unwrap();
-        net.set_up("pv0").unwrap();
-    })
-    .unwrap();
-    peer
-}
 
 #[test]
 fn a_veth_pair_is_made_configured_and_removed() {

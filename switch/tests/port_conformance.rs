@@ -1,15 +1,23 @@
 //! One suite for every port: what the switch relies on, whatever the medium.
 
+//!
+//! Ports over a real medium run in a network namespace of their own, a child process a test, as root
+//! or as an ordinary user.
+
 #![allow(clippy::cast_possible_truncation, reason = "numbers of test frames are small")]
 
+mod isolated;
+
+use isolated::{isolated, skip};
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
 use usnet_shmring::pool::{Frame, Pool};
 use usnet_shmring::region::Writer;
 use usnet_switch::classify::Mac;
 use usnet_switch::net::Netlink;
-use usnet_switch::net::namespace::Namespace;
+use usnet_switch::net::sysctl::Setting;
 use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use usnet_switch::port::tap::{Tap, TapSpec};
 use usnet_switch::port::wire::{Faults, Wire, WireSpec};
@@ -61,7 +69,9 @@ impl Pair {
         let mut received = Vec::new();
         let mut next = 0;
         let mut idle = 0;
-        while idle < 50 {
+        // A real medium takes its time; what has all arrived is not waited for.
+        let patience = if self.real { 2000 } else { 50 };
+        while idle < patience && ours_in(&received) < frames.len() {
             while next < frames.len() && burst.room() > 0 {
                 let frame = self.frame(&frames[next]);
                 burst.push(frame).expect("room was there");
@@ -111,21 +121,47 @@ fn test_frame(number: u32, length: usize) -> Vec<u8> {
 }
 
 /// What a medium may lie in between (router advertisements and the like) is no concern of a test.
-fn ours(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let is_ours = |f: &Vec<u8>| f.windows(2).take(24).any(|w| w == [0x88, 0xb5]);
-    frames.into_iter().filter(is_ours).collect()
+fn ours(mut frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    frames.retain(|frame| is_ours(frame));
+    frames
 }
 
+fn ours_in(frames: &[Vec<u8>]) -> usize {
+    frames.iter().filter(|frame| is_ours(frame)).count()
+}
+
+fn is_ours(frame: &[u8]) -> bool {
+    frame.windows(2).take(24).any(|w| w == [0x88, 0xb5])
+}
+
+/// Runs a test on a pair of ports. `skipped` says why there is none.
+fn run(make: fn() -> Result<Pair, String>, name: &str, test: impl FnOnce(&mut Pair)) {
+    match make() {
+        Ok(mut pair) => {
+            test(&mut pair);
+            pair.assert_no_slot_is_lost();
+        }
+        Err(reason) => skip(name, &reason),
+    }
+}
+
+/// `port_conformance!(name, make)`: `make` gives two joined ports, or says why it cannot.
+/// `port_conformance!(isolated name, make)`: the same in a network namespace of its own.
 macro_rules! port_conformance {
     ($name:ident, $make:expr) => {
+        port_conformance!(@suite $name, |_name: &str, body: &dyn Fn()| body(), $make);
+    };
+    (isolated $name:ident, $make:expr) => {
+        port_conformance!(@suite $name, |name: &str, body: &dyn Fn()| isolated(name, body), $make);
+    };
+    (@suite $name:ident, $place:expr, $make:expr) => {
         mod $name {
             use super::*;
 
-            fn with(test: impl FnOnce(&mut Pair)) {
-                if let Some(mut pair) = $make {
-                    test(&mut pair);
-                    pair.assert_no_slot_is_lost();
-                }
+            fn with(test: fn(&mut Pair)) {
+                // A test's thread has its name.
+                let name = std::thread::current().name().unwrap_or_default().to_owned();
+                $place(&name, &|| run($make, &name, test));
             }
 
             #[test]
@@ -231,111 +267,71 @@ fn wire_pair(spec: &WireSpec) -> io::Result<(Wire, Wire)> {
     Ok((a, b))
 }
 
-port_conformance!(wire, {
+port_conformance!(wire, || {
     let (a, b) = wire_pair(&WireSpec::default()).expect("a wire");
-    Some(Pair::new(Box::new(a), Box::new(b), false))
+    Ok(Pair::new(Box::new(a), Box::new(b), false))
 });
 
-/// Two packet sockets on the ends of a veth in a namespace of their own; `None`, said aloud, where
-/// that cannot be had.
-fn af_packet_pair(ring: RingVersion) -> Option<Pair> {
-    let open = |netlink: &mut Netlink, name: &str| {
-        netlink.set_up(name).expect("a link that was just made");
-        let link = netlink.link(name).expect("a link that was just made");
-        let spec = AfPacketSpec {
-            name: link.name,
-            index: link.index,
-            mac: link.mac,
-            mtu: 1500,
-            ring,
-            frames: 256,
-            promiscuous: true,
-            bypass_qdisc: false,
-        };
-        AfPacket::open(&spec).expect("a packet socket")
+/// A packet socket on an interface that is up.
+fn packet_port(name: &str, ring: RingVersion) -> AfPacket {
+    let link = Netlink::open().expect("netlink").link(name).expect("an interface");
+    let spec = AfPacketSpec {
+        name: name.into(),
+        index: link.index,
+        mac: link.mac,
+        mtu: link.mtu as u16,
+        ring,
+        frames: 256,
+        promiscuous: false,
+        bypass_qdisc: false,
     };
-    let ends = in_namespace(|| {
-        let mut netlink = Netlink::open().expect("netlink");
-        netlink.add_veth("a", "b", None).expect("a veth pair");
-        let a = open(&mut netlink, "a");
-        let b = open(&mut netlink, "b");
-        wait_until_running(&mut netlink, &["a", "b"]);
-        (a, b)
-    })?;
-    Some(Pair::new(Box::new(ends.0), Box::new(ends.1), true))
+    AfPacket::open(&spec).expect("a packet socket")
 }
 
-/// A TAP device and a packet socket on the kernel's side of it.
-fn tap_pair(vnet_header: bool, tap_sends: bool) -> Option<Pair> {
-    let ends = in_namespace(|| {
-        let mac = Mac([2, 0, 0, 0, 0, 1]);
-        let spec = TapSpec { name: "t0".into(), mac, mtu: 1500, vnet_header };
-        let tap = match Tap::open(&spec) {
-            Ok(tap) => tap,
-            Err(error) => {
-                skip(&format!("no TAP device: {error} (needs /dev/net/tun and root)"));
-                return None;
-            }
-        };
-        let mut netlink = Netlink::open().expect("netlink");
-        netlink.set_up("t0").expect("a link that was just made");
-        let link = netlink.link("t0").expect("a link that was just made");
-        assert_eq!((link.mac, link.mtu), (mac, 1500));
-        let spec = AfPacketSpec {
-            name: link.name,
-            index: link.index,
-            mac,
-            mtu: 1500,
-            ring: RingVersion::V2,
-            frames: 256,
-            promiscuous: true,
-            bypass_qdisc: false,
-        };
-        wait_until_running(&mut netlink, &["t0"]);
-        Some((tap, AfPacket::open(&spec).expect("a packet socket")))
-    })??;
-    let (tap, socket) = ends;
-    Some(if tap_sends {
-        Pair::new(Box::new(tap), Box::new(socket), true)
-    } else {
-        Pair::new(Box::new(socket), Box::new(tap), true)
-    })
-}
-
-fn wait_until_running(netlink: &mut Netlink, names: &[&str]) {
-    for name in names {
-        for _ in 0..1000 {
-            if netlink.link(name).expect("a link").is_running() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+/// Keeps the kernel from sending anything of its own.
+fn silence(name: &str) {
+    for (setting, value) in [(Setting::Ipv6Disable, 1), (Setting::Ipv4ArpIgnore, 8)] {
+        setting.change(name, value).expect("a setting").keep();
     }
 }
 
-fn in_namespace<T: Send>(make: impl FnOnce() -> T + Send) -> Option<T> {
-    match Namespace::create() {
-        Ok(namespace) => Some(namespace.run(make).expect("a namespace that was just made")),
-        Err(error) => {
-            skip(&format!("no network namespace: {error} (run as root)"));
-            None
-        }
+/// Packet sockets at both ends of a veth.
+fn veth_pair(ring: RingVersion) -> Result<Pair, String> {
+    let mut net = Netlink::open().expect("netlink");
+    net.add_veth("ca", "cb", None).map_err(|error| error.to_string())?;
+    for name in ["ca", "cb"] {
+        silence(name);
+        net.set_up(name).expect("an interface");
     }
+    let (a, b) = (packet_port("ca", ring), packet_port("cb", ring));
+    Ok(Pair::new(Box::new(a), Box::new(b), true))
 }
 
-/// Says why a test does nothing, or fails where it must run.
-fn skip(why: &str) {
-    let required = std::env::var_os("USNET_TESTS_REQUIRE_ALL").is_some();
-    assert!(!required, "this test must run here, but there is {why}");
-    eprintln!("skipped: {why}");
+port_conformance!(isolated af_packet_v2, || veth_pair(RingVersion::V2));
+port_conformance!(isolated af_packet_v3, || veth_pair(RingVersion::V3));
+
+/// A TAP device, and a packet socket on the kernel's side of it; the TAP sends if `outwards`.
+fn tap_pair(vnet_header: bool, outwards: bool) -> Result<Pair, String> {
+    const DEVICE: &str = "/dev/net/tun";
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(DEVICE) {
+        let hint = if Path::new(DEVICE).exists() { "run as root" } else { "modprobe tun" };
+        return Err(format!("cannot open {DEVICE}: {error} ({hint})"));
+    }
+    let mac = Mac([2, 0, 0, 0, 0, 7]);
+    let spec = TapSpec { name: "ct".into(), mac, mtu: 1500, vnet_header };
+    let tap = Tap::open(&spec).expect("a TAP device");
+    silence("ct");
+    Netlink::open().expect("netlink").set_up("ct").expect("an interface");
+    let kernel = Box::new(packet_port("ct", RingVersion::V2));
+    let (a, b): (Box<dyn Port>, Box<dyn Port>) =
+        if outwards { (Box::new(tap), kernel) } else { (kernel, Box::new(tap)) };
+    Ok(Pair::new(a, b, true))
 }
 
-port_conformance!(af_packet_v2, af_packet_pair(RingVersion::V2));
-port_conformance!(af_packet_v3, af_packet_pair(RingVersion::V3));
-port_conformance!(tap_to_kernel, tap_pair(false, true));
-port_conformance!(tap_from_kernel, tap_pair(false, false));
-port_conformance!(tap_with_vnet_header_to_kernel, tap_pair(true, true));
-port_conformance!(tap_with_vnet_header_from_kernel, tap_pair(true, false));
+port_conformance!(isolated tap_to_kernel, || tap_pair(false, true));
+port_conformance!(isolated tap_from_kernel, || tap_pair(false, false));
+port_conformance!(isolated tap_with_header_to_kernel, || tap_pair(true, true));
+port_conformance!(isolated tap_with_header_from_kernel, || tap_pair(true, false));
 
 /// What arrives, and when, over a wire with all faults.
 fn faulty_run(seed: u64) -> Vec<(u64, Vec<u8>)> {

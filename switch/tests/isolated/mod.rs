@@ -1,15 +1,24 @@
 //! Runs a test in a child process with a network namespace of its own, as root or as an ordinary
 //! user. Whatever the test leaves there ends with the child.
+//!
+//! ```text
+//!   namespace of the test             namespace `peer`
+//!   sv0  10.9.0.1/24  fd09::1/64 ---- pv0  10.9.0.2/24  fd09::2/64
+//! ```
+
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::env;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use usnet_switch::net::namespace;
+use usnet_switch::net::namespace::{self, Namespace};
+use usnet_switch::net::{InterfaceAddress, Netlink};
 
 /// Set in the child.
 const INSIDE: &str = "USNET_TEST_IS_ISOLATED";
 
-/// Runs `body` isolated; `name` is the test's own name. Skips, and says why, where no namespace can
+/// Runs `body` isolated; `name` is the test's own name (with its modules). Skips, and says why, where no namespace can
 /// be had, unless `USNET_TESTS_REQUIRE_ALL=1`.
 pub(crate) fn isolated(name: &str, body: impl FnOnce()) {
     isolated_as(None, name, body);
@@ -45,4 +54,28 @@ pub(crate) fn skip(name: &str, reason: &str) {
         "{name} cannot run: {reason}"
     );
     eprintln!("{name} is SKIPPED: {reason}");
+}
+
+/// An address and its prefix length, from text.
+pub(crate) fn address(text: &str) -> InterfaceAddress {
+    let (ip, prefix_len) = text.split_once('/').unwrap();
+    InterfaceAddress::new(ip.parse().unwrap(), prefix_len.parse().unwrap())
+}
+
+/// The two hosts of the picture above; the second one.
+pub(crate) fn two_hosts() -> Namespace {
+    let peer = Namespace::create().unwrap();
+    let mut net = Netlink::open().unwrap();
+    net.add_veth("sv0", "pv0", Some(peer.as_fd())).unwrap();
+    net.add_address("sv0", address("10.9.0.1/24")).unwrap();
+    net.add_address("sv0", address("fd09::1/64")).unwrap();
+    net.set_up("sv0").unwrap();
+    peer.run(|| {
+        let mut net = Netlink::open().unwrap();
+        net.add_address("pv0", address("10.9.0.2/24")).unwrap();
+        net.add_address("pv0", address("fd09::2/64")).unwrap();
+        net.set_up("pv0").unwrap();
+    })
+    .unwrap();
+    peer
 }

@@ -67,6 +67,10 @@ pub struct AfPacketSpec {
 
 /// How often an idle port asks for an error that waits on the socket.
 const ERROR_INTERVAL: Duration = Duration::from_millis(10);
+/// How soon frames that the kernel had no room for are offered again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+/// How long it may go on having none before they are given up, as a full network card would.
+const GIVE_UP_AFTER: Duration = Duration::from_millis(20);
 
 /// `struct packet_mreq` of `linux/if_packet.h`.
 #[repr(C)]
@@ -82,12 +86,13 @@ struct Membership {
 #[derive(Debug)]
 pub struct AfPacket {
     info: PortInfo,
+    index: u32,
     socket: Socket,
     rings: Rings,
     reader: Reader,
     writer: Writer,
-    /// The kernel could not take all frames at the last kick.
-    kick_pending: bool,
+    /// Since when the kernel has taken no frame that waits in the ring, and when it was last asked.
+    stuck: Option<(Time, Time)>,
     last_error_check: Time,
     counters: PortCounters,
     /// The kernel's count of lost frames is reset when it is read.
@@ -134,6 +139,7 @@ impl AfPacket {
             socket.set(libc::PACKET_ADD_MEMBERSHIP, &all)?;
         }
         Ok(Self {
+            index: spec.index,
             info: PortInfo {
                 name: spec.name.clone(),
                 backend: "af_packet",
@@ -144,35 +150,68 @@ impl AfPacket {
             reader: Reader::new(spec.ring, rx),
             writer: Writer::new(spec.ring, tx, rx.size()),
             socket,
-            kick_pending: false,
+            stuck: None,
             last_error_check: Time(0),
             counters: PortCounters::default(),
             missed: Cell::new(0),
         })
     }
 
-    fn kick(&mut self) -> io::Result<()> {
-        self.kick_pending = false;
-        let Err(error) = self.socket.kick() else { return Ok(()) };
-        match error.raw_os_error().map(Errno::from_raw_os_error) {
-            // Frames wait in the ring; the next kick sends them.
-            Some(Errno::AGAIN | Errno::NOBUFS | Errno::INTR | Errno::NETDOWN | Errno::MSGSIZE) => {
-                self.kick_pending = true;
-                Ok(())
+    /// Makes the kernel send what waits in the ring.
+    fn kick(&mut self, now: Time) -> io::Result<()> {
+        // Again only for a frame that was refused and taken out, so this ends.
+        loop {
+            let error = match self.socket.kick() {
+                Ok(()) => {
+                    self.stuck = None;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::MSGSIZE | Errno::INVAL) => {
+                    let before = self.writer.refused;
+                    self.writer.reclaim(&mut self.rings);
+                    if self.writer.refused == before {
+                        return Err(error);
+                    }
+                }
+                // No room now, or nobody at the other end. The frames wait in the ring.
+                Some(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
+                    let since = self.stuck.map_or(now, |(since, _)| since);
+                    self.stuck = Some((since, now));
+                    if now.since(since) >= GIVE_UP_AFTER {
+                        self.abandon();
+                    }
+                    return Ok(());
+                }
+                Some(Errno::NETDOWN) => {
+                    self.abandon();
+                    return Ok(());
+                }
+                _ => return Err(error),
             }
-            _ => Err(error),
         }
     }
 
+    fn abandon(&mut self) {
+        self.writer.abandon(&mut self.rings);
+        self.stuck = None;
+    }
+
     /// Reads, and so clears, an error that would keep the descriptor readable for ever. A link that
-    /// went down may come back.
+    /// went down may come back; one that was removed does not.
     fn check_error(&mut self, now: Time) -> io::Result<()> {
         if now.since(self.last_error_check) < ERROR_INTERVAL {
             return Ok(());
         }
         self.last_error_check = now;
         match rustix::net::sockopt::socket_error(&self.socket)? {
-            Ok(()) | Err(Errno::NETDOWN) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(Errno::NETDOWN) => {
+                rustix::net::netdevice::index_to_name(&self.socket, self.index)?;
+                Ok(())
+            }
             Err(errno) => Err(errno.into()),
         }
     }
@@ -267,8 +306,10 @@ impl Port for AfPacket {
     }
 
     fn receive(&mut self, now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
-        if self.kick_pending {
-            self.kick()?;
+        if let Some((_, asked)) = self.stuck
+            && now.since(asked) >= RETRY_INTERVAL
+        {
+            self.kick(now)?;
         }
         let mut count = 0;
         // Bounded also if every frame is refused: one ring's worth is not walked in one call.
@@ -292,8 +333,9 @@ impl Port for AfPacket {
         Ok(count)
     }
 
-    fn transmit(&mut self, _now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+    fn transmit(&mut self, now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
         let longest = usize::from(self.info.mtu) + 14 + 8;
+        self.writer.reclaim(&mut self.rings);
         let mut count = 0;
         while let Some(frame) = from.pop() {
             let bytes = pool.bytes(&frame);
@@ -309,8 +351,8 @@ impl Port for AfPacket {
             pool.free(frame);
             count += 1;
         }
-        if count > 0 || self.kick_pending {
-            self.kick()?;
+        if count > 0 || self.stuck.is_some() {
+            self.kick(now)?;
         }
         Ok(count)
     }
@@ -324,13 +366,18 @@ impl Port for AfPacket {
         let refused = self.writer.refused;
         PortCounters {
             missed: self.missed.get(),
-            transmit_errors: self.counters.transmit_errors + refused,
-            transmitted: self.counters.transmitted - refused,
+            transmit_errors: self.counters.transmit_errors + refused.frames,
+            transmitted: self.counters.transmitted - refused.frames,
+            transmitted_bytes: self.counters.transmitted_bytes - refused.bytes,
             ..self.counters
         }
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn next_event(&self) -> Option<Time> {
+        self.stuck.map(|(_, asked)| asked + RETRY_INTERVAL)
     }
 }

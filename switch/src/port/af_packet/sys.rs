@@ -162,4 +162,15 @@ impl Rings {
         // the caller has seen the status word that makes the frame ours.
         Some(unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().add(at), length) })
     }
+
+    /// Copies `length` bytes from one place to another; they may overlap. Nothing happens outside of
+    /// the mapping.
+    pub(super) fn copy_within(&mut self, from: usize, to: usize, length: usize) {
+        if self.contains(from, length) && self.contains(to, length) {
+            let base = self.map.as_mut_ptr();
+            // SAFETY: both ranges are in the mapping by the check above, `copy` allows them to
+            // overlap, and `&mut self` keeps our own references away.
+            unsafe { core::ptr::copy(base.add(from), base.add(to), length) };
+        }
+    }
 }

@@ -1,0 +1,172 @@
+//! The kernel's stack and client processes on one interface and one address, with real peers.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use usnet_tests::lab::{INSIDE, INSIDE6, number};
+use usnet_tests::{Lab, Running, is_installed};
+
+/// Runs a command and returns what it printed.
+fn run(mut command: Command) -> String {
+    let output = command.output().expect("a program that is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}:\n{text}{errors}");
+    text
+}
+
+fn spawn(mut command: Command) -> Running {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Running(command.spawn().expect("a program that is installed"))
+}
+
+/// Waits until a TCP port accepts connections, seen from the other host.
+fn wait_for_port(lab: &Lab, port: u16) {
+    let end = Instant::now() + Duration::from_secs(10);
+    let target = format!("{INSIDE}:{port}");
+    loop {
+        let target = target.parse().expect("an address");
+        let wait = Duration::from_millis(300);
+        let connected = lab
+            .outside
+            .run(|| std::net::TcpStream::connect_timeout(&target, wait).is_ok())
+            .expect("a namespace");
+        if connected {
+            return;
+        }
+        assert!(Instant::now() < end, "nothing answers on port {port}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn curl_fetches_a_page_that_a_client_serves_on_the_kernels_address() {
+    if !is_installed("curl", "curl") {
+        return;
+    }
+    let Some(lab) = Lab::with_usnetd("") else { return };
+    let body: String = (0..5000).map(|n| format!("line {n}\n")).collect();
+    let file = lab.directory().join("page.html");
+    fs::write(&file, &body).expect("a page");
+    let _http = lab.client("http", &["--port", "80", "--file", &file.display().to_string()], 80);
+    let url = format!("http://{INSIDE}/");
+    for _ in 0..20 {
+        let got = run(lab.outside("curl", &["-sS", "--max-time", "10", &url]));
+        assert!(got == body, "{} bytes came, not {}", got.len(), body.len());
+    }
+    lab.finish();
+}
+
+#[test]
+fn ping_is_answered_by_the_kernel_while_clients_are_attached() {
+    if !is_installed("ping", "iputils-ping") {
+        return;
+    }
+    let Some(lab) = Lab::with_usnetd("") else { return };
+    let _echo = lab.client("echo", &["--port", "7"], 7);
+    for target in [INSIDE, INSIDE6] {
+        let text = run(lab.outside("ping", &["-c", "50", "-i", "0.01", "-W", "2", target]));
+        assert!(text.contains(" 0% packet loss"), "{text}");
+    }
+    lab.finish();
+}
+
+#[test]
+fn iperf3_between_the_kernels_runs_both_ways_over_the_shared_interface() {
+    if !is_installed("iperf3", "iperf3") {
+        return;
+    }
+    let Some(lab) = Lab::with_usnetd("") else { return };
+    let _echo = lab.client("echo", &["--port", "7"], 7);
+    let _server = spawn(lab.inside("iperf3", &["-s", "-B", INSIDE]));
+    wait_for_port(&lab, 5201);
+    for direction in [&[][..], &["-R"][..]] {
+        let arguments =
+            [&["-c", INSIDE, "-n", "50M", "-J", "--connect-timeout", "5000"], direction];
+        let text = run(lab.outside("iperf3", &arguments.concat()));
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON of iperf3");
+        let sent = report["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
+        assert!(sent >= 50 << 20, "{sent} bytes arrived");
+    }
+    lab.finish();
+}
+
+#[test]
+fn a_port_that_no_client_holds_is_the_kernels() {
+    if !is_installed("nping", "nmap") {
+        return;
+    }
+    let Some(lab) = Lab::with_usnetd("") else { return };
+    let _echo = lab.client("echo", &["--port", "7"], 7);
+    let probe = |port: &str| {
+        run(lab.outside(
+            "nping",
+            &["--tcp", "-p", port, "--flags", "syn", "-c", "3", "--delay", "20ms", INSIDE],
+        ))
+    };
+    let refused = probe("81");
+    assert!(refused.contains(":81 > ") && refused.contains(" RA "), "{refused}");
+    let accepted = probe("7");
+    assert!(accepted.contains(":7 > ") && accepted.contains(" SA "), "{accepted}");
+    assert!(!accepted.contains(" RA "), "the kernel answered for a client:\n{accepted}");
+    lab.finish();
+}
+
+#[test]
+fn every_datagram_on_the_wire_is_delivered_or_dropped_for_a_reason() {
+    if !is_installed("nping", "nmap") || !is_installed("tshark", "tshark") {
+        return;
+    }
+    let Some(lab) = Lab::with_usnetd("") else { return };
+    let _echo = lab.client("echo", &["--port", "7"], 7);
+    let capture = lab.directory().join("wire.pcap").display().to_string();
+    let tshark = ["-i", "cl0", "-q", "-w", &capture, "-f", "udp port 7", "-a", "duration:60"];
+    let mut recorder = spawn(lab.outside("tshark", &tshark));
+    wait_for_file(&capture);
+    let before = number(&lab.stats(), "received");
+    let text = run(lab.outside(
+        "nping",
+        &["--udp", "-p", "7", "-c", "500", "--rate", "2000", "--data-length", "100", INSIDE],
+    ));
+    assert!(text.contains("Rcvd: 500"), "{text}");
+    let after = number(&lab.stats(), "received");
+    assert!(after - before >= 500, "{after} - {before}");
+    // A capture is complete once tshark has ended in peace.
+    std::thread::sleep(Duration::from_millis(500));
+    let pid = rustix::process::Pid::from_child(&recorder.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("tshark runs");
+    recorder.0.wait().expect("its end");
+    for filter in ["udp.dstport == 7", "udp.srcport == 7"] {
+        let lines = run(lab.outside("tshark", &["-r", &capture, "-Y", filter]));
+        assert_eq!(lines.lines().count(), 500, "frames on the wire with {filter}");
+    }
+    lab.finish();
+}
+
+fn wait_for_file(path: &str) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while fs::metadata(path).map_or(0, |m| m.len()) == 0 {
+        assert!(Instant::now() < end, "{path} is not written");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The file is made a moment before the capture is on.
+    std::thread::sleep(Duration::from_millis(300));
+}
+
+#[test]
+fn a_flood_of_syns_leaves_both_stacks_in_service() {
+    if !is_installed("hping3", "hping3") || !is_installed("curl", "curl") {
+        return;
+    }
+    let Some(lab) = Lab::with_usnetd("") else { return };
+    let _http = lab.client("http", &["--port", "80"], 80);
+    let count = ["-S", "-p", "80", "-c", "3000", "-i", "u100", "-q", "--rand-source", INSIDE];
+    let _ = lab.outside("hping3", &count).output();
+    let url = format!("http://{INSIDE}/");
+    let got = run(lab.outside("curl", &["-sS", "--max-time", "20", "--retry", "3", &url]));
+    assert!(!got.is_empty());
+    if is_installed("ping", "iputils-ping") {
+        run(lab.outside("ping", &["-c", "3", "-i", "0.1", "-W", "2", INSIDE]));
+    }
+    lab.finish();
+}

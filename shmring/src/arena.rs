@@ -431,6 +431,20 @@ impl SlotRange {
         Some(front)
     }
 
+    /// Puts `next`, which must begin where this range ends, in the same segment, at its end.
+    ///
+    /// # Errors
+    /// `next` itself if it lies elsewhere.
+    pub fn join(&mut self, next: Self) -> Result<(), Self> {
+        let follows =
+            Arc::ptr_eq(&self.segment, &next.segment) && next.first == self.first + self.count;
+        if !follows {
+            return Err(next);
+        }
+        self.count += next.count;
+        Ok(())
+    }
+
     /// First slot number.
     #[must_use]
     pub fn first(&self) -> u32 {
@@ -483,5 +497,18 @@ mod tests {
         assert_eq!(c.first(), 0);
         assert!(matches!(add(2 * SEGMENT_SLOTS), Err(ArenaError::Exhausted { .. })));
         assert_eq!(add(1).unwrap().first(), 3 * SEGMENT_SLOTS);
+    }
+
+    #[test]
+    fn only_neighbours_of_one_segment_are_joined() {
+        let arena = Arena::reserve(4 * SEGMENT_SLOTS, SlotSize::DEFAULT).unwrap();
+        let whole = || SlotRange::whole(arena.add_segment("t", Writer::Client, 1, false).unwrap());
+        let (mut rest, other) = (whole(), whole());
+        let (mut a, b) = (rest.split(10).unwrap(), rest.split(20).unwrap());
+        let rest = a.join(rest).unwrap_err();
+        a.join(b).unwrap();
+        a.join(rest).unwrap();
+        assert_eq!((a.first(), a.count()), (0, SEGMENT_SLOTS));
+        assert!(a.join(other).is_err(), "adjacent numbers in another memfd are no neighbours");
     }
 }

@@ -2,7 +2,11 @@
 //! a frame.
 //!
 //! ```text
+//!   session    the life of a connection: states and what each message does in them. Pure.
 //!   registry   who holds which address and port; quotas. Pure.
+//!   memory     regions, slots and wake-ups of a session
 //! ```
 
+pub mod memory;
 pub mod registry;
+pub mod session;

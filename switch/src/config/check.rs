@@ -11,6 +11,7 @@ use super::{
 use crate::classify::Mac;
 use core::fmt::Display;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 use usnet_shmring::arena::{SEGMENT_SLOTS, SlotSize};
 use usnet_shmring::descriptor::MAX_SLOTS;
@@ -86,7 +87,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Checks a configuration. All problems are found in one pass.
-pub(super) fn check(mut raw: RawConfig) -> Result<Config, Vec<Problem>> {
+pub(super) fn check(file: &Path, mut raw: RawConfig) -> Result<Config, Vec<Problem>> {
     let mut problems = Problems::default();
     // Destructured, so that a new table cannot be forgotten.
     let RawConfig { control, memory, worker, interface, policy } = &mut raw;
@@ -101,10 +102,39 @@ pub(super) fn check(mut raw: RawConfig) -> Result<Config, Vec<Problem>> {
     }
     policies.extend(built_in());
     if problems.0.is_empty() {
-        Ok(Config { control, memory, worker, interfaces, policies, raw })
+        let file = file.to_owned();
+        Ok(Config { file, control, memory, worker, interfaces, policies, raw })
     } else {
         Err(problems.0)
     }
+}
+
+/// Compares the addresses of policies with those that the interfaces have.
+pub(super) fn check_addresses(policies: &[Policy], known: &[(&str, &[Network])]) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    for (place, policy) in policies.iter().enumerate() {
+        let covered = || {
+            let covered = known.iter().filter(|(name, _)| policy.covers(name));
+            covered.flat_map(|(_, networks)| networks.iter().copied())
+        };
+        for (index, address) in policy.addresses.iter().flatten().enumerate() {
+            if !covered().any(|network| network.address() == *address) {
+                let key = format_args!("policy[{place}].addresses[{index}]");
+                problems.add(key, address, "must be an address of an interface that it covers");
+            }
+        }
+        for (index, address) in policy.own_addresses.iter().enumerate() {
+            let key = format_args!("policy[{place}].own_addresses[{index}]");
+            if !covered().any(|network| network.contains(*address)) {
+                let allowed = "must lie in a network of an interface that it covers";
+                problems.add(key, address, allowed);
+            } else if covered().any(|network| network.address() == *address) {
+                let allowed = "must not be an address that the interface has for all";
+                problems.add(key, address, allowed);
+            }
+        }
+    }
+    problems.0
 }
 
 /// Root and the daemon's own user, so that whoever runs the daemon is never locked out.

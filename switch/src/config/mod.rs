@@ -40,6 +40,8 @@ pub const DEFAULT_SOCKET: &str = "/run/usnetd/control.sock";
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Where it was read from, for messages.
+    pub file: PathBuf,
     /// The control socket.
     pub control: Control,
     /// Slots.
@@ -131,8 +133,21 @@ impl Config {
     /// [`ConfigError`]
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let raw = toml::from_str(text).map_err(|e| ConfigError::syntax(file, text, &e))?;
-        check::check(raw)
+        check::check(file, raw)
             .map_err(|problems| ConfigError::Invalid { file: file.to_owned(), problems })
+    }
+
+    /// Checks what could not be checked before the interfaces' addresses were known: every address
+    /// that a policy names must belong to an interface that it covers.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`]
+    pub fn check_addresses(&self, known: &[(&str, &[Network])]) -> Result<(), ConfigError> {
+        let problems = check::check_addresses(&self.policies, known);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid { file: self.file.clone(), problems })
     }
 
     /// What runs, in the form of a file: defaults filled in.

@@ -108,6 +108,20 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
 }
 
 #[test]
+fn addresses_of_policies_must_be_those_of_their_interfaces() {
+    let policy = "[[policy]]\nany = true\naddresses = [\"10.0.0.1\"]\n\
+                  own_addresses = [\"10.0.0.7\", \"10.0.1.7\", \"10.0.0.2\"]\n";
+    let config = parse(&format!("{ONE}{policy}")).unwrap();
+    let networks = ["10.0.0.2/24".parse().unwrap()];
+    let error = config.check_addresses(&[("eth1", &networks)]).unwrap_err().to_string();
+    let lines: Vec<_> = error.lines().collect();
+    assert!(lines[0].contains("policy[0].addresses[0] = 10.0.0.1: must be an address"), "{error}");
+    assert!(lines[1].contains("policy[0].own_addresses[1] = 10.0.1.7: must lie"), "{error}");
+    assert!(lines[2].contains("policy[0].own_addresses[2] = 10.0.0.2: must not"), "{error}");
+    assert_eq!(lines.len(), 3);
+}
+
+#[test]
 fn all_problems_of_a_file_are_told_at_once() {
     let Err(ConfigError::Invalid { problems, .. }) =
         parse("[memory]\nslot_size = 1\n[worker]\nspin_us = 9999999\n")

@@ -2,6 +2,7 @@
 //! a frame.
 //!
 //! ```text
+//!   server     the control thread: connections, identities, answers
 //!   session    the life of a connection: states and what each message does in them. Pure.
 //!   registry   who holds which address and port; quotas. Pure.
 //!   memory     regions, slots and wake-ups of a session
@@ -9,4 +10,6 @@
 
 pub mod memory;
 pub mod registry;
+pub mod server;
 pub mod session;
+mod sys;

@@ -2,15 +2,17 @@
 
 use crate::switch::Event;
 use rustix::event::EventfdFlags;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 /// The worker's end.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct EventSink {
-    events: Sender<Event>,
+    /// `None` only while it is dropped.
+    events: Option<Sender<Event>>,
     bell: Arc<OwnedFd>,
 }
 
@@ -19,6 +21,7 @@ pub struct EventSink {
 pub struct EventSource {
     events: Receiver<Event>,
     bell: Arc<OwnedFd>,
+    closed: Cell<bool>,
 }
 
 /// A channel of events.
@@ -29,15 +32,28 @@ pub fn event_channel() -> io::Result<(EventSink, EventSource)> {
     let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let bell = Arc::new(bell);
     let (sink, source) = channel();
-    Ok((EventSink { events: sink, bell: Arc::clone(&bell) }, EventSource { events: source, bell }))
+    let sink = EventSink { events: Some(sink), bell: Arc::clone(&bell) };
+    Ok((sink, EventSource { events: source, bell, closed: Cell::new(false) }))
 }
 
 impl EventSink {
     /// Passes an event on; it is lost if nobody listens any more.
     pub fn send(&self, event: Event) {
-        if self.events.send(event).is_ok() {
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        if self.events.as_ref().is_some_and(|events| events.send(event).is_ok()) {
+            self.ring();
         }
+    }
+
+    fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for EventSink {
+    /// Also when the worker panics: the other end must not wait for ever.
+    fn drop(&mut self) {
+        self.events = None;
+        self.ring();
     }
 }
 
@@ -47,7 +63,23 @@ impl EventSource {
     pub fn take(&self) -> Vec<Event> {
         // Before the look, so that an event after it rings again.
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-        self.events.try_iter().collect()
+        let mut events = Vec::new();
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => events.push(event),
+                Err(TryRecvError::Empty) => return events,
+                Err(TryRecvError::Disconnected) => {
+                    self.closed.set(true);
+                    return events;
+                }
+            }
+        }
+    }
+
+    /// Whether [`take`](Self::take) has seen that no more events will come: the worker is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 }
 

@@ -11,3 +11,183 @@ mod worker;
 
 pub use event::{EventSink, EventSource, event_channel};
 pub use worker::{IdlePolicy, Worker};
+
+use crate::config::{Config, ConfigError, Network};
+use crate::control::memory::Memory;
+use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
+use crate::switch::{InterfaceSpec, Switch, SwitchError};
+use core::fmt::Debug;
+use rustix::event::EventfdFlags;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
+use thiserror::Error;
+
+/// An interface that is ready to be served.
+#[derive(Debug)]
+pub struct ReadyInterface {
+    /// Its name, as in the configuration.
+    pub name: String,
+    /// Addresses that host and clients share.
+    pub networks: Vec<Network>,
+    /// Routers.
+    pub gateways: Vec<IpAddr>,
+    /// Its ports, for the switch.
+    pub spec: InterfaceSpec,
+    /// Whatever puts the interface back as it was found when it is dropped, after the ports.
+    pub restore: Box<dyn Restore>,
+}
+
+/// Something that undoes a change when it is dropped.
+pub trait Restore: Debug + Send {}
+impl<T: Debug + Send> Restore for T {}
+
+/// Why the daemon cannot start or go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// The configuration does not fit the interfaces.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The control plane failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The switch does not take an interface.
+    #[error("cannot serve interface {name}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// What the switch says.
+        source: SwitchError,
+    },
+    /// A thread or a descriptor could not be had.
+    #[error("cannot start {what}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The control thread panicked.
+    #[error("the control thread has panicked; this is a bug")]
+    Panicked,
+}
+
+impl DaemonError {
+    /// Whether the configuration has to be changed.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Config(_))
+    }
+
+    /// Whether it is the daemon's own fault.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        matches!(self, Self::Panicked | Self::Server(ServerError::WorkerGone))
+    }
+}
+
+/// A running daemon: two threads. Dropping it stops them.
+#[derive(Debug)]
+pub struct Daemon {
+    stop: StopHandle,
+    finished: OwnedFd,
+    thread: Option<JoinHandle<Result<(), ServerError>>>,
+}
+
+/// Rings when the control thread is over, however it ends.
+struct Finished(OwnedFd);
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl Daemon {
+    /// Starts to serve `interfaces` under `config`. When this returns, clients can connect.
+    ///
+    /// # Errors
+    /// [`DaemonError`]; the interfaces are put back.
+    pub fn start(config: Config, interfaces: Vec<ReadyInterface>) -> Result<Self, DaemonError> {
+        let known: Vec<_> =
+            interfaces.iter().map(|i| (i.name.as_str(), i.networks.as_slice())).collect();
+        config.check_addresses(&known)?;
+        let start = |what| move |source| DaemonError::Start { what, source };
+        let (memory, pool) = Memory::new(&config.memory).map_err(ServerError::from)?;
+        let mut switch = Switch::new(pool, RandomState::new().build_hasher().finish());
+        let mut restore = Vec::with_capacity(interfaces.len());
+        let mut shared = Vec::with_capacity(interfaces.len());
+        for interface in interfaces {
+            let ReadyInterface { name, networks, gateways, spec, restore: undo } = interface;
+            restore.push(undo);
+            let (mac, mtu) = (spec.mac, spec.mtu);
+            let id = switch
+                .add_interface(spec)
+                .map_err(|source| DaemonError::Interface { name: name.clone(), source })?;
+            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
+        }
+        let idle = IdlePolicy {
+            spin: (!config.worker.busy_poll).then_some(config.worker.spin),
+            cpu: config.worker.cpu.map(usize::from),
+        };
+        let (sink, source) = event_channel().map_err(start("the event channel"))?;
+        let worker = Worker::start(switch, idle, sink).map_err(start("the worker thread"))?;
+        let stop = StopHandle::new().map_err(start("the control thread"))?;
+        let server = Server::new(config, shared, worker, source, memory, stop.clone())?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let finished = rustix::event::eventfd(0, flags)
+            .map_err(io::Error::from)
+            .map_err(start("the control thread"))?;
+        let rings = Finished(finished.try_clone().map_err(start("the control thread"))?);
+        let thread = std::thread::Builder::new()
+            .name("usnetd-control".into())
+            .spawn(move || {
+                let _rings = rings;
+                // Dropped in the reverse order: the ports have closed before anything is put back.
+                let _restore = restore;
+                server.run()
+            })
+            .map_err(start("the control thread"))?;
+        Ok(Self { stop, finished, thread: Some(thread) })
+    }
+
+    /// Asks for a graceful stop: every client is told, every port closed, every interface put back.
+    pub fn request_stop(&self) {
+        self.stop.stop();
+    }
+
+    /// Readable when the daemon has stopped.
+    #[must_use]
+    pub fn finished(&self) -> BorrowedFd<'_> {
+        self.finished.as_fd()
+    }
+
+    /// Waits until the daemon has stopped.
+    ///
+    /// # Errors
+    /// [`DaemonError`] if it did not stop because it was asked to.
+    pub fn wait(mut self) -> Result<(), DaemonError> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), DaemonError> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => Ok(result?),
+            Some(Err(_)) => Err(DaemonError::Panicked),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Err(error) = self.join() {
+            tracing::error!(%error, "the daemon did not stop as it should");
+        }
+    }
+}

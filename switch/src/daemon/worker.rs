@@ -235,17 +235,13 @@ impl State {
                 Command::Attach(spec, kick, answer) => {
                     let _ = answer.send(self.attach(*spec, kick));
                 }
-                Command::Detach(id) => self.switch.detach(id),
+                Command::Detach(id) => {
+                    self.switch.detach(id);
+                    // Before the next command is answered, so that whoever waits for that knows.
+                    self.report();
+                }
                 Command::Listen(l, answer) => {
-                    let done = self.switch.set_listener(
-                        l.interface,
-                        l.address,
-                        l.protocol,
-                        l.first,
-                        l.count,
-                        l.to,
-                    );
-                    let _ = answer.send(done);
+                    let _ = answer.send(self.listen(&l));
                 }
                 Command::Snapshot(answer) => {
                     let _ = answer.send(self.switch.snapshot());
@@ -253,6 +249,15 @@ impl State {
                 Command::Stop => return false,
             }
         }
+    }
+
+    fn listen(&mut self, l: &Listen) -> Result<(), SwitchError> {
+        // The session may have ended while the command was on its way; a rule of it would outlive it
+        // and speak for the next session of that number.
+        if let Some(id) = l.to.filter(|id| !self.kicks.contains_key(id)) {
+            return Err(SwitchError::SessionNumber(id));
+        }
+        self.switch.set_listener(l.interface, l.address, l.protocol, l.first, l.count, l.to)
     }
 
     fn attach(&mut self, spec: SessionSpec, kick: OwnedFd) -> Result<(), SwitchError> {

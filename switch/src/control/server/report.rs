@@ -1,0 +1,172 @@
+//! Answers to queries, as JSON. Keys never change their meaning; they are what scripts rely on.
+
+use super::Server;
+use crate::config::{Backend, HostEndpoint, Sharing, protocol_name};
+use crate::control::registry::{Holder, Rule};
+use crate::control::session::State;
+use crate::switch::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
+use serde::Serialize;
+use std::net::IpAddr;
+use usnet_shmring::layout::VERSION;
+use usnet_shmring::ledger::SessionId;
+
+pub(super) fn to_json(report: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(report)
+}
+
+#[derive(Serialize)]
+pub(super) struct Status<'a> {
+    version: &'static str,
+    protocol: u32,
+    pid: u32,
+    uptime_s: u64,
+    socket: String,
+    busy_poll: bool,
+    slot_size: u32,
+    slots: SlotCount,
+    sessions: usize,
+    interfaces: Vec<InterfaceStatus<'a>>,
+}
+
+#[derive(Serialize)]
+struct InterfaceStatus<'a> {
+    ifname: &'a str,
+    mtu: u16,
+    port: Option<Backend>,
+    host_endpoint: Option<HostEndpoint>,
+    addresses: Vec<String>,
+    gateways: &'a [IpAddr],
+    #[serde(flatten)]
+    seen: Option<&'a InterfaceSnapshot>,
+}
+
+/// The daemon and its interfaces.
+pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'a> {
+    let interfaces = server.interfaces.iter().map(|interface| {
+        let configured = server.config.interfaces.iter().find(|c| c.name == interface.name);
+        InterfaceStatus {
+            ifname: &interface.name,
+            mtu: interface.mtu,
+            port: configured.map(|c| c.port),
+            host_endpoint: configured.map(|c| c.host),
+            addresses: interface.networks.iter().map(ToString::to_string).collect(),
+            gateways: &interface.gateways,
+            seen: snapshot.interfaces.get(usize::from(interface.id.0)),
+        }
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        protocol: VERSION,
+        pid: std::process::id(),
+        uptime_s: server.started.elapsed().as_secs(),
+        socket: server.config.control.socket.display().to_string(),
+        busy_poll: server.config.worker.busy_poll,
+        slot_size: server.memory.slot_size().bytes(),
+        slots: snapshot.slots,
+        sessions: snapshot.sessions.len(),
+        interfaces: interfaces.collect(),
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Client<'a> {
+    id: u16,
+    name: &'a str,
+    pid: i32,
+    uid: u32,
+    gid: u32,
+    ifname: &'a str,
+    mode: Sharing,
+    group: Option<&'a str>,
+    state: &'static str,
+    age_s: u64,
+    addresses: Vec<IpAddr>,
+    claims: Vec<ClaimReport>,
+    ring_capacity: u32,
+    transmit_slots: u32,
+    receive_slots: u32,
+    rx_in_flight: Option<u32>,
+    counters: Option<&'a crate::stats::SessionCounters>,
+}
+
+#[derive(Serialize)]
+struct ClaimReport {
+    protocol: String,
+    address: Option<IpAddr>,
+    first_port: u16,
+    last_port: u16,
+}
+
+/// Every session, by number.
+pub(super) fn clients<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Vec<Client<'a>> {
+    let client = |(id, key): (&SessionId, &u64)| {
+        let connection = server.connections.get(key)?;
+        let attachment = connection.attachment.as_ref()?;
+        let seen: Option<&SessionSnapshot> = snapshot.sessions.iter().find(|s| s.id == id.0);
+        let claims = server.registry.grants(*id).map(|grant| ClaimReport {
+            protocol: protocol_name(grant.wish.protocol),
+            address: grant.wish.address,
+            first_port: grant.wish.first,
+            last_port: grant.wish.first + (grant.wish.count - 1),
+        });
+        let addresses = server.registry.addresses(*id);
+        Some(Client {
+            id: id.0,
+            name: &attachment.name,
+            pid: connection.peer.pid,
+            uid: connection.peer.uid,
+            gid: connection.peer.gid,
+            ifname: server.interfaces.get(attachment.interface).map_or("?", |i| &i.name),
+            mode: attachment.mode,
+            group: attachment.group.as_deref(),
+            state: if connection.state == State::Attached { "attached" } else { "ending" },
+            age_s: attachment.since.elapsed().as_secs(),
+            addresses: addresses.map(|a| a.iter().collect()).unwrap_or_default(),
+            claims: claims.collect(),
+            ring_capacity: attachment.shape.ring_capacity,
+            transmit_slots: attachment.shape.transmit_slots,
+            receive_slots: attachment.shape.receive_slots,
+            rx_in_flight: seen.map(|s| s.rx_in_flight),
+            counters: seen.map(|s| &s.counters),
+        })
+    };
+    server.sessions.iter().filter_map(client).collect()
+}
+
+#[derive(Serialize)]
+pub(super) struct RuleReport<'a> {
+    ifname: &'a str,
+    address: IpAddr,
+    protocol: String,
+    first_port: u16,
+    last_port: u16,
+    /// `host` or `client`.
+    holder: &'static str,
+    client: Option<u16>,
+    name: Option<&'a str>,
+}
+
+/// Every range in force, by interface, address, protocol and port.
+pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
+    let name = |id: SessionId| {
+        let key = server.sessions.get(&id)?;
+        Some(server.connections.get(key)?.attachment.as_ref()?.name.as_str())
+    };
+    let report = |rule: Rule| {
+        let (holder, client, name) = match rule.holder {
+            Holder::Host => ("host", None, None),
+            Holder::Session(id) => ("client", Some(id.0), name(id)),
+        };
+        RuleReport {
+            ifname: server.interfaces.get(rule.interface).map_or("?", |i| &i.name),
+            address: rule.address,
+            protocol: protocol_name(rule.protocol),
+            first_port: rule.first,
+            last_port: rule.last,
+            holder,
+            client,
+            name,
+        }
+    };
+    server.registry.rules().map(report).collect()
+}

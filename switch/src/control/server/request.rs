@@ -1,0 +1,188 @@
+//! What a client asks for once it is connected: claims, releases, queries.
+
+use super::super::registry::{Grant, Wish};
+use super::super::session::{Action, Input, State};
+use super::attach::{Rejection, internal};
+use super::connection::Attachment;
+use super::{Server, report};
+use crate::classify::Protocol;
+use crate::switch::{InterfaceId, Snapshot, SwitchError};
+use std::time::{Duration, Instant};
+use usnet_shmring::control::{Address, Claim, Kind, Message, Query, QueryKind, RefusalCode};
+use usnet_shmring::ledger::SessionId;
+
+/// How old the counters may be that a user without privileges gets: taking them costs the worker
+/// time in which it moves no frame.
+const SNAPSHOT_AGE: Duration = Duration::from_millis(100);
+
+impl Server {
+    /// A message arrived: does what it asks for, if it is legal now.
+    pub(super) fn receive(&mut self, key: u64, request: u32, message: &Message) {
+        let Some(connection) = self.connections.get_mut(&key) else { return };
+        let kind = message.kind();
+        if kind == Kind::Detach && connection.state == State::Attached {
+            connection.detach_request = request;
+        }
+        let action = connection.state.on(Input::Message(kind)).1;
+        match (action, message) {
+            (Action::Attach, Message::Attach(wish)) => self.attach(key, request, wish),
+            (Action::Answer, Message::Claim(claim)) => {
+                let answer = self.claim(key, claim);
+                self.answer_claim(key, request, answer);
+            }
+            (Action::Answer, Message::Release(claim)) => {
+                let answer = self.release(key, claim);
+                self.answer_claim(key, request, answer);
+            }
+            (Action::Answer, Message::Query(query)) => match self.query(key, *query) {
+                Ok(text) => self.send_text(key, request, text),
+                Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
+            },
+            _ => self.apply(key, Input::Message(kind)),
+        }
+    }
+
+    fn answer_claim(&mut self, key: u64, request: u32, answer: Result<Claim, Rejection>) {
+        let message = match answer {
+            Ok(claim) => Message::Claimed(claim),
+            Err((code, text)) => Message::refused(code, &text),
+        };
+        self.send(key, request, &message);
+    }
+
+    fn session_of(&self, key: u64) -> Result<(SessionId, InterfaceId), Rejection> {
+        let missing = || (RefusalCode::NotFound, "there is no such session".to_owned());
+        let attachment = self.connections.get(&key).and_then(|c| c.attachment.as_ref());
+        let Attachment { id, interface, .. } = attachment.ok_or_else(missing)?;
+        let interface = self.interfaces.get(*interface).ok_or_else(missing)?;
+        Ok((*id, interface.id))
+    }
+
+    fn claim(&mut self, key: u64, claim: &Claim) -> Result<Claim, Rejection> {
+        let (id, interface) = self.session_of(key)?;
+        let grant = self.registry.claim(id, wish(claim)?)?;
+        if let Err(error) = self.set_listeners(interface, &grant, Some(id)) {
+            let _ = self.set_listeners(interface, &grant, None);
+            let _ = self.registry.release(id, grant.wish);
+            return Err(match error {
+                // It ended at this moment; the client is about to be told.
+                SwitchError::SessionNumber(_) => {
+                    (RefusalCode::NotFound, "the session has ended".to_owned())
+                }
+                error => internal("the worker refuses the claim", error),
+            });
+        }
+        tracing::debug!(session = %id, claim = %grant.wish, "claimed");
+        Ok(answer(claim, &grant))
+    }
+
+    fn release(&mut self, key: u64, claim: &Claim) -> Result<Claim, Rejection> {
+        let (id, interface) = self.session_of(key)?;
+        let grant = self.registry.release(id, wish(claim)?)?;
+        self.set_listeners(interface, &grant, None)
+            .map_err(|e| internal("the worker refuses the release", e))?;
+        tracing::debug!(session = %id, claim = %grant.wish, "released");
+        Ok(answer(claim, &grant))
+    }
+
+    /// Has the worker give all ports of a grant to a session, or to nobody.
+    fn set_listeners(
+        &self,
+        interface: InterfaceId,
+        grant: &Grant,
+        to: Option<SessionId>,
+    ) -> Result<(), SwitchError> {
+        let Wish { protocol, first, count, .. } = grant.wish;
+        grant.addresses.iter().try_for_each(|address| {
+            self.worker.set_listener(interface, *address, protocol, first, count, to)
+        })
+    }
+
+    // ---- queries ----
+
+    fn query(&mut self, key: u64, query: Query) -> Result<String, Rejection> {
+        let peer = self.connections.get(&key).map(|c| c.peer.clone()).unwrap_or_default();
+        let own = rustix::process::geteuid().as_raw();
+        let privileged = peer.uid == 0 || peer.uid == own;
+        if !privileged && !self.config.policies.iter().any(|p| p.subject.includes(&peer)) {
+            let text = format!("no policy lets user {} look at this daemon", peer.uid);
+            return Err((RefusalCode::NotPermitted, text));
+        }
+        let Some(kind) = QueryKind::from_u32(query.what) else {
+            let text = format!("no query has number {}", query.what);
+            return Err((RefusalCode::Protocol, text));
+        };
+        if kind == QueryKind::DetachClient {
+            if !privileged {
+                let text = "only root and the daemon's own user may end sessions".to_owned();
+                return Err((RefusalCode::NotPermitted, text));
+            }
+            return self.order_end(query.which);
+        }
+        let snapshot = self.counters(privileged)?;
+        let json = match kind {
+            QueryKind::Status => report::to_json(&report::status(self, &snapshot)),
+            QueryKind::Clients => report::to_json(&report::clients(self, &snapshot)),
+            QueryKind::Rules => report::to_json(&report::rules(self)),
+            QueryKind::Stats | QueryKind::DetachClient => report::to_json(&snapshot),
+        };
+        json.map_err(|e| internal("the answer cannot be written", e))
+    }
+
+    fn counters(&mut self, fresh: bool) -> Result<Snapshot, Rejection> {
+        match &self.snapshot {
+            Some((taken, snapshot)) if !fresh && taken.elapsed() < SNAPSHOT_AGE => {
+                Ok(snapshot.clone())
+            }
+            _ => {
+                let snapshot = self
+                    .worker
+                    .snapshot()
+                    .ok_or_else(|| internal("the worker does not answer", "it is gone"))?;
+                self.snapshot = Some((Instant::now(), snapshot.clone()));
+                Ok(snapshot)
+            }
+        }
+    }
+
+    /// Ends another session. It has ended when this returns; its slots may still come home.
+    fn order_end(&mut self, which: u32) -> Result<String, Rejection> {
+        let attached =
+            |key: &u64| self.connections.get(key).is_some_and(|c| c.state == State::Attached);
+        let id = u16::try_from(which).ok().map(SessionId);
+        let key = id.and_then(|id| self.sessions.get(&id)).copied().filter(attached);
+        let Some(key) = key else {
+            return Err((RefusalCode::NotFound, format!("no client has session {which}")));
+        };
+        tracing::info!(session = which, "detached by order");
+        self.apply(key, Input::Order);
+        // Commands are carried out in turn: when this one is answered, that one is done and what it
+        // caused has been reported.
+        let _ = self.worker.snapshot();
+        self.take_events();
+        Ok(format!("{{\"detached\":{which}}}"))
+    }
+}
+
+/// The wish in a claim.
+fn wish(claim: &Claim) -> Result<Wish, Rejection> {
+    let Claim { address, first_port, count, protocol, reserved } = *claim;
+    let is_full = |bits| address.prefix == bits || address.prefix == 0;
+    let wished = match (address.family, address.ip()) {
+        (0, _) if address == Address::default() => Ok(None),
+        (4, Some(ip)) if is_full(32) => Ok(Some(ip)),
+        (6, Some(ip)) if is_full(128) => Ok(Some(ip)),
+        _ => Err(()),
+    };
+    match wished {
+        Ok(address) if reserved == [0; 3] => {
+            Ok(Wish { address, protocol: Protocol(protocol), first: first_port, count })
+        }
+        _ => Err((RefusalCode::Protocol, "the claim is malformed".to_owned())),
+    }
+}
+
+/// The claim as it was granted.
+fn answer(claim: &Claim, grant: &Grant) -> Claim {
+    Claim { first_port: grant.wish.first, ..*claim }
+}

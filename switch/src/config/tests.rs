@@ -25,7 +25,7 @@ fn one_interface_by_name_is_enough() {
     assert_eq!((config.control.mode, config.control.group), (0o660, None));
     assert_eq!(config.memory.slot_size.bytes(), 2048);
     let [interface] = config.interfaces.as_slice() else { panic!() };
-    assert_eq!((interface.port, interface.host), (Backend::AfPacket, HostEndpoint::Tap));
+    assert_eq!((interface.port, interface.host), (Backend::AfPacket, HostEndpoint::Auto));
 }
 
 #[test]
@@ -78,6 +78,10 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
     key(
         "[[interface]]\nname = \"w\"\nport = \"tap\"\nhost = \"veth\"",
         &["interface[1].host = \"veth\"", "must be \"none\""],
+    );
+    key(
+        "[[interface]]\nname = \"w\"\nport = \"tap\"\nnetwork = \"n\"",
+        &["interface[1].network = \"n\"", "only with port \"wire\""],
     );
     key(
         "[[interface]]\nname = \"w\"\nport = \"tap\"\nmac = \"01:00:00:00:00:01\"\nmtu = 9000",

@@ -23,7 +23,7 @@ use crate::net::{Link, NetError, Netlink, Scope};
 use crate::port::Port;
 use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use crate::port::tap::{Tap, TapSpec};
-use crate::port::wire::{Wire, WireSpec};
+use crate::port::wire::{Faults, Wire, WireSpec};
 use crate::switch::InterfaceSpec;
 use std::collections::HashMap;
 use std::io;
@@ -131,7 +131,10 @@ impl Wires {
             let ends = users.clone().count();
             let mtu = users.filter_map(|i| i.mtu).min().unwrap_or(WIRE_MTU);
             if !wires.ends.contains_key(name) {
-                let made = Wire::ends(&WireSpec { ends, mtu, ..WireSpec::default() });
+                // At the other end of a wire of one there is nobody to take frames out again.
+                let drop = if ends == 1 { 1_000_000 } else { 0 };
+                let faults = Faults { drop, ..Faults::default() };
+                let made = Wire::ends(&WireSpec { ends, mtu, faults, ..WireSpec::default() });
                 let made = made.map_err(|e| port_error(interface, "a wire", e))?;
                 wires.ends.insert(name.to_owned(), made);
             }

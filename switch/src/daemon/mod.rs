@@ -6,17 +6,21 @@
 //! ```
 
 mod event;
+mod gateway;
 pub mod interface;
+mod signal;
 mod worker;
 
 pub use event::{EventSink, EventSource, event_channel};
+pub use signal::Signals;
 pub use worker::{IdlePolicy, Worker};
 
-use crate::config::{Config, ConfigError, Network};
+use crate::config::{self, Config, ConfigError, Network};
 use crate::control::memory::Memory;
 use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
 use crate::switch::{InterfaceSpec, Switch, SwitchError};
 use core::fmt::Debug;
+use interface::{OpenError, Opened};
 use rustix::event::EventfdFlags;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -45,6 +49,26 @@ pub struct ReadyInterface {
 pub trait Restore: Debug + Send {}
 impl<T: Debug + Send> Restore for T {}
 
+impl ReadyInterface {
+    /// Opens every interface that the configuration names.
+    ///
+    /// # Errors
+    /// [`DaemonError::Open`]; those that were open by then are put back.
+    pub fn open_all(config: &Config) -> Result<Vec<Self>, DaemonError> {
+        let mut wires = interface::Wires::new(&config.interfaces)?;
+        let open = |configured: &config::Interface| {
+            let Opened { spec, addresses, kept } = interface::open(configured, &mut wires)?;
+            let gateways = match configured.gateways.as_slice() {
+                [] => gateway::default_gateways(&configured.name),
+                given => given.to_vec(),
+            };
+            let name = configured.name.clone();
+            Ok(Self { name, networks: addresses, gateways, spec, restore: Box::new(kept) })
+        };
+        config.interfaces.iter().map(open).collect()
+    }
+}
+
 /// Why the daemon cannot start or go on.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -52,6 +76,9 @@ pub enum DaemonError {
     /// The configuration does not fit the interfaces.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// An interface cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The control plane failed.
     #[error(transparent)]
     Server(#[from] ServerError),

@@ -89,10 +89,13 @@ impl<M: Memory> Consumer<M> {
     pub fn pop_burst(&mut self, into: &mut [RawDescriptor]) -> usize {
         let burst = into.iter_mut().take(self.available() as usize);
         let count = burst.len();
+        // A local copy: the cells could alias the field for all that the compiler knows.
+        let mut next = self.next;
         for descriptor in burst {
-            *descriptor = RawDescriptor(self.cells.load(self.next));
-            self.next = self.next.wrapping_add(1);
+            *descriptor = RawDescriptor(self.cells.load(next));
+            next = next.wrapping_add(1);
         }
+        self.next = next;
         count
     }
 

@@ -90,10 +90,13 @@ impl<M: Memory> Producer<M> {
     pub fn push_burst(&mut self, descriptors: &[RawDescriptor]) -> usize {
         let burst = descriptors.iter().take(self.room() as usize);
         let count = burst.len();
+        // A local copy: the cells could alias the field for all that the compiler knows.
+        let mut next = self.next;
         for descriptor in burst {
-            self.cells.store(self.next, descriptor.0);
-            self.next = self.next.wrapping_add(1);
+            self.cells.store(next, descriptor.0);
+            next = next.wrapping_add(1);
         }
+        self.next = next;
         count
     }
 

@@ -36,3 +36,5 @@ pub mod config;
 pub mod control;
 
 pub mod daemon;
+
+pub mod manual;

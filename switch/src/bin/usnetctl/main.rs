@@ -1,2 +1,78 @@
-//! usnetctl
-fn main() {}
+//! The tool that looks at a running daemon.
+
+mod cli;
+mod show;
+mod table;
+mod talk;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, ClientVerb, Command, Format};
+use serde_json::Value;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use talk::{Daemon, TalkError};
+use usnet_shmring::control::QueryKind;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Man => usnet_switch::manual::write_man(&Cli::command()).map_err(TalkError::Output),
+        Command::Completions { shell } => {
+            usnet_switch::manual::write_completions(&mut Cli::command(), *shell);
+            Ok(())
+        }
+        command => ask(&cli, command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("usnetctl: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
+    let mut daemon = Daemon::connect(&cli.socket())?;
+    let kind = match command {
+        Command::Status => QueryKind::Status,
+        Command::Client { verb: Some(ClientVerb::Detach { .. }) } => QueryKind::DetachClient,
+        Command::Client { .. } => QueryKind::Clients,
+        Command::Rule { .. } => QueryKind::Rules,
+        Command::Stats => QueryKind::Stats,
+        Command::Man | Command::Completions { .. } => return Ok(()),
+    };
+    let which = match command {
+        Command::Client { verb: Some(ClientVerb::Detach { id }) } => *id,
+        _ => 0,
+    };
+    // JSON is passed on as it came, its keys in the daemon's order.
+    let (mut json, mut answer) = daemon.query(kind, which)?;
+    if let Command::Client { verb: Some(ClientVerb::Show { id }) } = command {
+        let is_it = |client: &&Value| client["id"].as_u64() == Some(u64::from(*id));
+        let found = answer.as_array().and_then(|all| all.iter().find(is_it)).cloned();
+        answer = found.ok_or(TalkError::NoClient { id: *id })?;
+        json = answer.to_string();
+    }
+    let text = match (cli.format(), command) {
+        (Format::Json, _) => format!("{json}\n"),
+        (Format::PrettyJson, _) => format!("{answer:#}\n"),
+        (Format::Table, Command::Status) => show::status(&answer),
+        (Format::Table, Command::Client { verb: None | Some(ClientVerb::List) }) => {
+            show::clients(&answer)
+        }
+        (Format::Table, Command::Client { verb: Some(ClientVerb::Show { .. }) }) => {
+            show::client(&answer)
+        }
+        (Format::Table, Command::Client { verb: Some(ClientVerb::Detach { id }) }) => {
+            format!("client {id} detached\n")
+        }
+        (Format::Table, Command::Rule { .. }) => show::rules(&answer),
+        (Format::Table, _) => show::stats(&answer),
+    };
+    // A reader that has seen enough is no failure.
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(TalkError::Output(error)),
+        _ => Ok(()),
+    }
+}

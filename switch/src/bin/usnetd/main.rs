@@ -1,2 +1,31 @@
-//! usnetd
-fn main() {}
+//! The daemon's program.
+
+mod check;
+mod cli;
+mod demo;
+mod failure;
+mod run;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+use failure::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Demo(args) => return demo::run(&args),
+        Command::DemoClient(args) => demo::run_client(&args).map_err(Failure::io),
+        Command::DemoProbe(args) => demo::run_probe(&args).map_err(Failure::io),
+        Command::Man => usnet_switch::manual::write_man(&Cli::command()).map_err(Failure::io),
+        Command::Completions { shell } => {
+            usnet_switch::manual::write_completions(&mut Cli::command(), shell);
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

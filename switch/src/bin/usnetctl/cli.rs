@@ -1,0 +1,120 @@
+//! What can be typed.
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+use usnet_switch::config::DEFAULT_SOCKET;
+
+const HELP: &str = "\
+Objects and verbs may be shortened as long as they stay unique: `usnetctl c l`.
+
+Exit codes:
+  0   done
+  1   the daemon refused, or the job failed
+  2   bad arguments
+  3   the daemon cannot be reached
+  4   not permitted
+
+Environment:
+  USNETD_SOCKET   the daemon's socket, if --socket is not given
+
+Examples:
+  usnetctl status                      what the daemon serves
+  usnetctl client list                 who is attached
+  usnetctl client show 3               everything about session 3
+  usnetctl client detach 3             end session 3
+  usnetctl -j stats | jq .totals       counters, for scripts";
+
+/// Looks at a running usnetd.
+#[derive(Debug, Parser)]
+#[command(name = "usnetctl", version, after_help = HELP, infer_subcommands = true)]
+pub(crate) struct Cli {
+    /// Print JSON
+    #[arg(short, long, global = true)]
+    json: bool,
+    /// Print JSON for people; implies --json
+    #[arg(short, long, global = true)]
+    pretty: bool,
+    /// The daemon's socket [default: $USNETD_SOCKET or /run/usnetd/control.sock]
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The daemon and its interfaces
+    Status,
+    /// Attached clients
+    #[command(infer_subcommands = true)]
+    Client {
+        #[command(subcommand)]
+        verb: Option<ClientVerb>,
+    },
+    /// Ports that are held
+    #[command(infer_subcommands = true)]
+    Rule {
+        #[command(subcommand)]
+        verb: Option<RuleVerb>,
+    },
+    /// Counters of frames, drops and slots
+    Stats,
+    /// Write the manual page
+    #[command(hide = true)]
+    Man,
+    /// Write completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientVerb {
+    /// One line for each client
+    #[command(visible_alias = "ls")]
+    List,
+    /// Everything about one client
+    Show {
+        /// Number of its session
+        id: u32,
+    },
+    /// End a client's session
+    Detach {
+        /// Number of its session
+        id: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuleVerb {
+    /// One line for each range of ports
+    #[command(visible_aliases = ["ls", "show"])]
+    List,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    PrettyJson,
+}
+
+impl Cli {
+    pub(crate) fn format(&self) -> Format {
+        match (self.pretty, self.json) {
+            (true, _) => Format::PrettyJson,
+            (false, true) => Format::Json,
+            (false, false) => Format::Table,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        let named = || std::env::var_os("USNETD_SOCKET").filter(|path| !path.is_empty());
+        let chosen = self.socket.clone().or_else(|| named().map(PathBuf::from));
+        chosen.unwrap_or_else(|| DEFAULT_SOCKET.into())
+    }
+}

@@ -1,0 +1,249 @@
+//! Answers for people. Whatever is missing in an answer is shown as `-`.
+
+use crate::table::Table;
+use serde_json::Value;
+
+/// One value in a cell.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::Array(list) if list.is_empty() => "-".into(),
+        Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The entries of an object as `name count`, summed up if `value` is no object.
+fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flatten()
+}
+
+fn sum(value: &Value) -> u64 {
+    entries(value).filter_map(|(_, count)| count.as_u64()).sum()
+}
+
+/// `80` or `8000-8010`.
+fn ports(rule: &Value) -> String {
+    let (first, last) = (cell(&rule["first_port"]), cell(&rule["last_port"]));
+    if first == last { first } else { format!("{first}-{last}") }
+}
+
+fn claim(claim: &Value) -> String {
+    format!("{}/{}", cell(&claim["protocol"]), ports(claim))
+}
+
+fn claims(client: &Value) -> String {
+    match list(&client["claims"]) {
+        [] => "-".into(),
+        all => all.iter().map(claim).collect::<Vec<_>>().join(","),
+    }
+}
+
+fn port(port: &Value) -> String {
+    match (&port["name"], port["gone"].as_bool()) {
+        (Value::Null, _) => "-".into(),
+        (name, Some(true)) => format!("{} (failed)", cell(name)),
+        (name, _) => format!("{} ({})", cell(name), cell(&port["backend"])),
+    }
+}
+
+pub(crate) fn status(answer: &Value) -> String {
+    let mut text = format!(
+        "usnetd {} (protocol {}), process {}, up {} s, {}\n{} of {} slots of {} bytes free, {} clients\n\n",
+        cell(&answer["version"]),
+        cell(&answer["protocol"]),
+        cell(&answer["pid"]),
+        cell(&answer["uptime_s"]),
+        cell(&answer["socket"]),
+        cell(&answer["slots"]["free"]),
+        cell(&answer["slots"]["total"]),
+        cell(&answer["slot_size"]),
+        cell(&answer["sessions"]),
+    );
+    let head =
+        ["IFNAME", "MAC", "MTU", "ADDRESSES", "GATEWAYS", "WIRE", "HOST", "CLIENTS", "FLOWS"];
+    let mut table = Table::new(&head);
+    for interface in list(&answer["interfaces"]) {
+        table.row(vec![
+            cell(&interface["ifname"]),
+            cell(&interface["mac"]),
+            cell(&interface["mtu"]),
+            cell(&interface["addresses"]),
+            cell(&interface["gateways"]),
+            port(&interface["wire"]),
+            port(&interface["host"]),
+            cell(&interface["clients"]),
+            cell(&interface["flows"]),
+        ]);
+    }
+    text.push_str(&table.render());
+    text
+}
+
+pub(crate) fn clients(answer: &Value) -> String {
+    let head = [
+        "ID",
+        "NAME",
+        "PID",
+        "UID",
+        "IFNAME",
+        "MODE",
+        "ADDRESSES",
+        "CLAIMS",
+        "DELIVERED",
+        "SENT",
+        "DROPS",
+    ];
+    let mut table = Table::new(&head);
+    for client in list(answer) {
+        let counters = &client["counters"];
+        let mode = match &client["group"] {
+            Value::String(group) => format!("{}:{group}", cell(&client["mode"])),
+            _ if client["state"] == "ending" => "ending".into(),
+            _ => cell(&client["mode"]),
+        };
+        let drops = sum(&counters["dropped_to"]) + sum(&counters["dropped_from"]);
+        table.row(vec![
+            cell(&client["id"]),
+            cell(&client["name"]),
+            cell(&client["pid"]),
+            cell(&client["uid"]),
+            cell(&client["ifname"]),
+            mode,
+            cell(&client["addresses"]),
+            claims(client),
+            cell(&counters["delivered"]),
+            cell(&counters["sent"]),
+            drops.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn client(client: &Value) -> String {
+    let mut table = Table::new(&["client", &cell(&client["id"])]);
+    for (key, value) in entries(client) {
+        match key.as_str() {
+            "id" => {}
+            "claims" => table.row(vec![key.clone(), claims(client)]),
+            "counters" => {
+                for (name, count) in entries(value) {
+                    match count {
+                        Value::Object(reasons) => {
+                            for (reason, count) in reasons {
+                                table.row(vec![format!("{name} {reason}"), cell(count)]);
+                            }
+                        }
+                        count => table.row(vec![name.clone(), cell(count)]),
+                    }
+                }
+            }
+            _ => table.row(vec![key.clone(), cell(value)]),
+        }
+    }
+    table.render()
+}
+
+pub(crate) fn rules(answer: &Value) -> String {
+    let mut table = Table::new(&["IFNAME", "PROTOCOL", "ADDRESS", "PORTS", "HOLDER", "NAME"]);
+    for rule in list(answer) {
+        let holder = match &rule["client"] {
+            Value::Null => cell(&rule["holder"]),
+            id => format!("client {id}"),
+        };
+        table.row(vec![
+            cell(&rule["ifname"]),
+            cell(&rule["protocol"]),
+            cell(&rule["address"]),
+            ports(rule),
+            holder,
+            cell(&rule["name"]),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn stats(answer: &Value) -> String {
+    let mut frames = Table::new(&["FRAMES", ""]);
+    let totals = &answer["totals"];
+    let names = ["received", "from_clients", "generated", "to_clients", "to_ports", "consumed"];
+    for name in names {
+        frames.row(vec![name.into(), cell(&totals[name])]);
+    }
+    frames.row(vec!["dropped".into(), sum(&totals["dropped"]).to_string()]);
+    for (reason, count) in entries(&totals["dropped"]) {
+        frames.row(vec![format!("  {reason}"), cell(count)]);
+    }
+    frames.row(vec!["waiting".into(), cell(&answer["waiting"])]);
+    let mut slots = Table::new(&["SLOTS", ""]);
+    for name in ["free", "daemon", "taken", "lent", "total"] {
+        slots.row(vec![name.into(), cell(&answer["slots"][name])]);
+    }
+    let head = [
+        "PORT",
+        "BACKEND",
+        "RECEIVED",
+        "BYTES",
+        "TRANSMITTED",
+        "BYTES",
+        "MISSED",
+        "RX-ERRORS",
+        "TX-ERRORS",
+        "NO-SLOT",
+    ];
+    let mut ports = Table::new(&head);
+    for interface in list(&answer["interfaces"]) {
+        for port in [&interface["wire"], &interface["host"]].into_iter().filter(|p| !p.is_null()) {
+            let counters = &port["counters"];
+            let keys = [
+                "received",
+                "received_bytes",
+                "transmitted",
+                "transmitted_bytes",
+                "missed",
+                "receive_errors",
+                "transmit_errors",
+                "no_slot",
+            ];
+            let mut row = vec![cell(&port["name"]), cell(&port["backend"])];
+            row.extend(keys.iter().map(|key| cell(&counters[*key])));
+            ports.row(row);
+        }
+    }
+    let conserved = format!(
+        "frames conserved: {}, slots conserved: {}\n",
+        cell(&answer["frames_conserved"]),
+        cell(&answer["slots_conserved"])
+    );
+    [frames.render(), slots.render(), ports.render(), conserved].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_an_answer_lacks_is_shown_as_missing() {
+        for show in [status, clients, client, rules, stats] {
+            for answer in [json!(null), json!([null]), json!({}), json!([{}])] {
+                show(&answer);
+            }
+        }
+        assert!(clients(&json!([{ "id": 3 }])).lines().nth(1).unwrap().contains('-'));
+    }
+
+    #[test]
+    fn drops_are_summed_over_reasons_and_directions() {
+        let counters = json!({ "dropped_to": { "ring_full": 2 }, "dropped_from": { "vlan": 3 } });
+        let text = clients(&json!([{ "id": 1, "counters": counters }]));
+        assert!(text.lines().nth(1).unwrap().ends_with('5'), "{text}");
+    }
+}

@@ -1,0 +1,73 @@
+//! What can be typed.
+
+use crate::demo::{ClientArgs, DemoArgs, ProbeArgs};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+use usnet_switch::config::DEFAULT_FILE;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   stopped by a signal, or the check found nothing
+  1   could not run: an interface, the socket, memory, a right is missing
+  2   bad arguments
+  70  internal error: a bug, please report it
+  78  bad configuration; a restart will not help
+
+Signals:
+  TERM, INT   end all sessions, put every interface back as it was found, leave; a second one: at once
+
+Environment:
+  RUST_LOG    what to log, as in `info` (the default), `debug`, `usnet_switch::control=debug`";
+
+/// Shares network interfaces between userspace TCP/IP stacks and the kernel's own.
+#[derive(Debug, Parser)]
+#[command(name = "usnetd", version, after_long_help = EXIT_CODES, infer_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the interfaces of a configuration until a signal comes
+    Run(Run),
+    /// Say whether a configuration is right, and what it amounts to
+    Check(Check),
+    /// Watch real processes share an interface with the kernel's stack
+    Demo(DemoArgs),
+    /// One of the demo's clients
+    #[command(hide = true)]
+    DemoClient(ClientArgs),
+    /// One of the demo's probes
+    #[command(hide = true)]
+    DemoProbe(ProbeArgs),
+    /// Write the manual page
+    #[command(hide = true)]
+    Man,
+    /// Write completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Args, Debug)]
+#[command(after_long_help = EXIT_CODES)]
+pub(crate) struct Run {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_long_help = EXIT_CODES)]
+pub(crate) struct Check {
+    /// Configuration file
+    #[arg(value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) file: PathBuf,
+    /// Print JSON instead of TOML
+    #[arg(short, long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,84 @@
+//! `usnetd run`: the daemon until a signal comes.
+
+use crate::cli::Run;
+use crate::failure::Failure;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use tracing_subscriber::EnvFilter;
+use usnet_switch::config::Config;
+use usnet_switch::daemon::{Daemon, DaemonError, ReadyInterface, Signals};
+
+/// What asks for a stop, and what would end the process without putting anything back.
+const COLLECTED: [i32; 5] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+
+pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    start_log();
+    let start = |what| move |source| DaemonError::Start { what, source };
+    // Before any thread, so that every thread leaves the signals to this one.
+    let signals = Signals::collect(&COLLECTED).map_err(start("to collect signals"))?;
+    raise_descriptor_limit();
+    let socket = config.control.socket.clone();
+    let interfaces = ReadyInterface::open_all(&config)?;
+    let daemon = Daemon::start(config, interfaces)?;
+    // A client with the same user must not look into this process.
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user can look into this one");
+    }
+    tracing::info!(socket = %socket.display(), "serving");
+    wait(&daemon, &signals).map_err(start("to wait"))?;
+    Ok(daemon.wait()?)
+}
+
+/// Waits for the first signal that asks for a stop and then for the daemon, or for the second signal.
+fn wait(daemon: &Daemon, signals: &Signals) -> io::Result<()> {
+    let mut stopping = false;
+    loop {
+        let mut watched = [
+            PollFd::from_borrowed_fd(daemon.finished(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut watched, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if watched.first().is_some_and(|w| !w.revents().is_empty()) {
+            return Ok(());
+        }
+        while let Some(signal) = signals.next() {
+            match signal {
+                libc::SIGTERM | libc::SIGINT if stopping => {
+                    tracing::warn!("second signal: leaving at once");
+                    // What lives in descriptors goes with the process; the rest stays as it is.
+                    std::process::exit(1);
+                }
+                libc::SIGTERM | libc::SIGINT => {
+                    stopping = true;
+                    daemon.request_stop();
+                }
+                other => tracing::warn!(signal = other, "this signal has no effect"),
+            }
+        }
+    }
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Every session needs half a dozen descriptors.
+fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open descriptors stays low");
+    }
+}

@@ -12,7 +12,7 @@
 
 use crate::answer::{advertisement, arp_reply};
 use crate::classify::{
-    ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, classify,
+    Address, ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, classify,
 };
 use crate::deliver::{Deliver, Sent};
 use crate::net::guard::Pass;
@@ -74,7 +74,7 @@ enum Steered {
 
 enum Answer {
     Arp(ArpPacket),
-    Neighbor(Flow, crate::classify::Address),
+    Neighbor(Flow, Address),
 }
 
 /// An interface of the switch.
@@ -178,11 +178,10 @@ impl Interface {
         match kind {
             IpKind::Icmp(Icmp::NeighborAdvertisement { .. }) => Steered::Group,
             IpKind::Icmp(Icmp::NeighborSolicitation { target }) => {
-                match self.table.address_default(target) {
-                    Some(Receiver::Client(_)) => {
-                        Steered::Answer(Answer::Neighbor(packet.flow, target))
-                    }
-                    _ => self.host_receiver(),
+                if self.answers_for(target) {
+                    Steered::Answer(Answer::Neighbor(packet.flow, target))
+                } else {
+                    self.host_receiver()
                 }
             }
             IpKind::Icmp(Icmp::Router) => self.host_receiver(),
@@ -206,9 +205,20 @@ impl Interface {
         if arp.operation != 1 || arp.sender == arp.target {
             return Steered::Group;
         }
-        match self.table.address_default(arp.target) {
-            Some(Receiver::Client(_)) => Steered::Answer(Answer::Arp(*arp)),
-            _ => self.host_receiver(),
+        if self.answers_for(arp.target) {
+            Steered::Answer(Answer::Arp(*arp))
+        } else {
+            self.host_receiver()
+        }
+    }
+
+    /// Whether the switch says on the wire who has this address: a client has it alone, or there is
+    /// no kernel to say so.
+    fn answers_for(&self, address: Address) -> bool {
+        match self.table.address_default(address) {
+            Some(Receiver::Client(_)) => true,
+            Some(Receiver::Host) => false,
+            None => self.host.is_none() && self.table.is_local(address),
         }
     }
 

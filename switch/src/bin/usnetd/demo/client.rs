@@ -43,7 +43,7 @@ pub(crate) fn run(args: &ClientArgs) -> io::Result<()> {
         Role::Http => {
             let listener = TcpListener::bind(&stack, ("0.0.0.0", HTTP_PORT))?;
             ready()?;
-            serve(&listener, serve_page)
+            serve(&listener, serve_page);
         }
         Role::Echo => {
             let listener = TcpListener::bind(&stack, ("0.0.0.0", ECHO_PORT))?;
@@ -55,20 +55,21 @@ pub(crate) fn run(args: &ClientArgs) -> io::Result<()> {
                     let _ = socket.send_to(buffer.get(..length).unwrap_or_default(), from);
                 }
             });
-            serve(&listener, echo)
+            serve(&listener, echo);
         }
         Role::Bulk => {
             let listener = TcpListener::bind(&stack, ("0.0.0.0", BULK_PORT))?;
             ready()?;
-            serve(&listener, send_pattern)
+            serve(&listener, send_pattern);
         }
     }
+    Ok(())
 }
 
-/// A thread for each connection; what goes wrong on one concerns that one alone.
-fn serve(listener: &TcpListener, one: fn(TcpStream) -> io::Result<()>) -> io::Result<()> {
-    loop {
-        let (stream, _) = listener.accept()?;
+/// A thread for each connection; what goes wrong on one concerns that one alone. Ends when usnetd
+/// does.
+fn serve(listener: &TcpListener, one: fn(TcpStream) -> io::Result<()>) {
+    while let Ok((stream, _)) = listener.accept() {
         std::thread::spawn(move || one(stream));
     }
 }

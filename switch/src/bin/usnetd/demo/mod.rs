@@ -15,9 +15,13 @@ pub(crate) use probe::{ProbeArgs, run as run_probe};
 
 use clap::Args;
 use report::Report;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 use topology::Topology;
+use usnet_switch::daemon::Signals;
 
 /// The arguments of the demo.
 #[derive(Args, Clone, Debug)]
@@ -33,9 +37,32 @@ pub(crate) struct DemoArgs {
     wire: bool,
 }
 
+/// Exit code of a program that a signal has ended, by the shell's custom: 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// On a signal removes the demo's files and ends the process; its children and their namespaces go
+/// with it.
+fn clean_up_when_interrupted(signals: Signals, directory: PathBuf) {
+    std::thread::spawn(move || {
+        let descriptor = signals.as_fd();
+        while signals.next().is_none() {
+            let _ = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None);
+        }
+        let _ = std::fs::remove_dir_all(directory);
+        std::process::exit(INTERRUPTED);
+    });
+}
+
 /// Runs the demo. Call it while the process has one thread. Exit code 0 only if everything held.
 pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     let started = Instant::now();
+    let signals = match Signals::collect(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]) {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("usnetd demo: cannot watch for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let (mut topology, why) = match Topology::build(args.wire) {
         Ok(built) => built,
         Err(error) => {
@@ -43,6 +70,8 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Its threads begin here: before, the process had to have one.
+    clean_up_when_interrupted(signals, topology.directory().to_owned());
     let mut report = Report::new(topology.backend(), false);
     match &why {
         Some(why) => report.progress(&format!("over a wire in memory, since: {why}")),

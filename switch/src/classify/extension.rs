@@ -37,6 +37,20 @@ pub(super) struct Chain {
     pub(super) fragment: Fragment,
     /// Also of an atomic fragment, which counts as whole.
     pub(super) has_fragment_header: bool,
+    /// Used up, or the walk would have ended.
+    pub(super) has_routing_header: bool,
+}
+
+impl Chain {
+    #[inline(always)]
+    fn beginning_with(first: u8) -> Self {
+        Self {
+            protocol: Protocol(first),
+            fragment: Fragment::Whole,
+            has_fragment_header: false,
+            has_routing_header: false,
+        }
+    }
 }
 
 /// How hop-by-hop and destination options begin.
@@ -85,8 +99,7 @@ pub(super) fn walk(first: u8, cursor: &mut Cursor<'_>, extent: Extent) -> Result
     if is_extension(first) {
         return walk_on(first, cursor, extent);
     }
-    let protocol = Protocol(first);
-    Ok(Chain { protocol, fragment: Fragment::Whole, has_fragment_header: false })
+    Ok(Chain::beginning_with(first))
 }
 
 #[inline]
@@ -97,35 +110,31 @@ fn is_extension(next: u8) -> bool {
 #[cold]
 fn walk_on(first: u8, cursor: &mut Cursor<'_>, extent: Extent) -> Result<Chain, Malformed> {
     let begin = cursor.at();
-    let mut fragment = Fragment::Whole;
-    let mut has_fragment_header = false;
-    let mut next = first;
-    for position in 0..=MAX_HEADERS {
-        if !is_extension(next) {
-            return Ok(Chain { protocol: Protocol(next), fragment, has_fragment_header });
-        }
-        if position == MAX_HEADERS {
-            break;
-        }
-        next = match next {
+    let mut chain = Chain::beginning_with(first);
+    for position in 0..MAX_HEADERS {
+        chain.protocol.0 = match chain.protocol.0 {
             HOP_BY_HOP if position == 0 => skip_options(cursor)?,
             DESTINATION_OPTIONS => skip_options(cursor)?,
-            ROUTING => skip_routing(cursor)?,
+            ROUTING => {
+                chain.has_routing_header = true;
+                skip_routing(cursor)?
+            }
             AUTHENTICATION => skip_authentication(cursor)?,
-            FRAGMENT if !has_fragment_header => {
-                has_fragment_header = true;
+            FRAGMENT if !chain.has_fragment_header => {
+                chain.has_fragment_header = true;
                 // `begin` was an earlier value of `at`.
                 let repeated = cursor.at().saturating_sub(begin);
-                let (after, piece) = read_fragment(cursor, repeated, extent)?;
-                fragment = piece;
-                if let Fragment::Later { .. } = fragment {
-                    return Ok(Chain { protocol: Protocol(after), fragment, has_fragment_header });
-                }
-                after
+                let (next, piece) = read_fragment(cursor, repeated, extent)?;
+                chain.fragment = piece;
+                next
             }
             // A second fragment header, or hop-by-hop options that are not first.
-            _ => break,
+            _ => return Err(Malformed::ExtensionHeaders),
         };
+        let is_later = matches!(chain.fragment, Fragment::Later { .. });
+        if is_later || !is_extension(chain.protocol.0) {
+            return Ok(chain);
+        }
     }
     Err(Malformed::ExtensionHeaders)
 }
@@ -191,7 +200,9 @@ pub(super) fn walk_authentication(cursor: &mut Cursor<'_>) -> Result<Protocol, M
 #[cfg(test)]
 mod tests {
     use crate::classify::{Fragment, Malformed, Protocol, packet_of};
-    use usnet_fuzz::frames::{ipv6_fragment, ipv6_options, over_ipv4, over_ipv6, tcp, udp};
+    use usnet_fuzz::frames::{
+        ipv6_fragment, ipv6_options, over_ipv4, over_ipv6, patched, tcp, udp,
+    };
 
     const ROUTING_USED_UP: [u8; 8] = [60, 0, 0, 0, 0, 0, 0, 0];
 
@@ -268,6 +279,14 @@ mod tests {
                 assert_eq!(verdict.is_ok(), is_idle, "type {kind}, {left} left");
             }
         }
+    }
+
+    #[test]
+    fn a_route_does_not_lead_to_a_group() {
+        let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let routed = patched(chain(43, &[&[6, 0, 0, 0, 0, 0, 0, 0]]), 38, &group);
+        assert_eq!(packet_of(&routed), Err(Malformed::ExtensionHeaders));
+        assert!(packet_of(&patched(chain(6, &[]), 38, &group)).is_ok());
     }
 
     #[test]

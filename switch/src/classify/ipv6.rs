@@ -48,6 +48,10 @@ pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<IpPacket, Malformed> {
     }
     cursor.end_after(header.rest_len(), Malformed::Ipv6)?;
     let chain = extension::walk(header.next, &mut cursor, Extent::Packet)?;
+    // No hop on a route is a group.
+    if chain.has_routing_header && address::is_ipv6_multicast(&header.destination) {
+        return Err(Malformed::ExtensionHeaders);
+    }
     let is_icmp = chain.protocol == Protocol::ICMPV6;
     address::check_ipv6(&header.source, &header.destination, is_icmp)?;
     let network = Network {

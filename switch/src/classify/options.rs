@@ -4,7 +4,8 @@
 use super::Malformed;
 
 /// Checks the options of an IPv4 header (RFC 791, RFC 6814), as Linux does in `__ip_options_compile`,
-/// and refuses source routes (RFC 7126 4.3, 4.4), since such a packet is on its way to someone else.
+/// and refuses two kinds: source routes (RFC 7126 4.3, 4.4), since such a packet is on its way to
+/// someone else, and security labels (CIPSO), since there is nobody here to enforce them.
 #[cold]
 pub(super) fn check_ipv4(mut options: &[u8]) -> Result<(), Malformed> {
     const END: u8 = 0;
@@ -12,6 +13,7 @@ pub(super) fn check_ipv4(mut options: &[u8]) -> Result<(), Malformed> {
     const RECORD_ROUTE: u8 = 7;
     const TIMESTAMP: u8 = 68;
     const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const SECURITY_LABEL: u8 = 134;
     const STRICT_SOURCE_ROUTE: u8 = 137;
     const ROUTER_ALERT: u8 = 148;
 
@@ -29,7 +31,7 @@ pub(super) fn check_ipv4(mut options: &[u8]) -> Result<(), Malformed> {
         let (option, rest) = options.split_at_checked(len).ok_or(Malformed::Ipv4)?;
         let [_, _, data @ ..] = option else { return Err(Malformed::Ipv4) };
         let is_sane = match kind {
-            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => false,
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE | SECURITY_LABEL => false,
             RECORD_ROUTE => {
                 routes = routes.saturating_add(1);
                 routes == 1 && has_room(data.first(), len, 4, 4)
@@ -56,10 +58,14 @@ fn has_room(pointer: Option<&u8>, len: usize, first: usize, entry: usize) -> boo
     pointer >= first && (pointer > len || pointer.saturating_add(entry) <= len.saturating_add(1))
 }
 
-/// Pointer, then overflow count and form: times only, addresses and times, or asked addresses.
+/// Pointer, then overflow count and form: times only, addresses and times, or asked addresses. One more
+/// overflow than the count can say makes the packet an error (RFC 791).
 fn is_timestamp(data: &[u8], len: usize) -> bool {
-    let [pointer, form, ..] = data else { return false };
-    match form & 0x0f {
+    let [pointer, overflow_form, ..] = data else { return false };
+    if usize::from(*pointer) > len && overflow_form >> 4 == 15 {
+        return false;
+    }
+    match overflow_form & 0x0f {
         0 => has_room(Some(pointer), len, 5, 4),
         1 | 3 => has_room(Some(pointer), len, 5, 8),
         _ => false,
@@ -70,11 +76,13 @@ fn is_timestamp(data: &[u8], len: usize) -> bool {
 ///
 /// Of options that it does not know a node may ignore only those with two leading zero bits. All
 /// others (jumbo payload, home address) change what the packet means or where it comes from, and the
-/// switch knows none of them, so they are refused.
+/// switch knows none of them, so they are refused. So are security labels (CALIPSO), as in IPv4.
 #[cold]
 pub(super) fn check_ipv6(mut options: &[u8]) -> Result<(), Malformed> {
     const PAD_ONE: u8 = 0;
     const PAD_MANY: u8 = 1;
+    const ROUTER_ALERT: u8 = 5;
+    const SECURITY_LABEL: u8 = 7;
     const ACTION: u8 = 0xc0;
     /// As Linux counts by default (`net.ipv6.max_hbh_opts_number`).
     const MAX_OPTIONS: usize = 8;
@@ -96,7 +104,12 @@ pub(super) fn check_ipv6(mut options: &[u8]) -> Result<(), Malformed> {
             } else {
                 padding = 0;
                 count = count.saturating_add(1);
-                if kind & ACTION != 0 {
+                let is_sane = match kind {
+                    ROUTER_ALERT => len == 2,
+                    SECURITY_LABEL => false,
+                    _ => kind & ACTION == 0,
+                };
+                if !is_sane {
                     return Err(Malformed::ExtensionHeaders);
                 }
             }
@@ -141,6 +154,12 @@ mod tests {
     }
 
     #[test]
+    fn a_security_label_needs_somebody_to_enforce_it() {
+        assert_eq!(check_ipv4(&[134, 8, 0, 0, 0, 1, 1, 2]), Err(Malformed::Ipv4));
+        assert_eq!(check_ipv6(&[7, 4, 0, 0, 0, 1]), Err(Malformed::ExtensionHeaders));
+    }
+
+    #[test]
     fn a_record_of_the_route_has_room_or_is_full() {
         assert_eq!(check_ipv4(&[7, 7, 4, 0, 0, 0, 0, 0]), Ok(()));
         assert_eq!(check_ipv4(&[7, 7, 8, 1, 2, 3, 4, 0]), Ok(()), "full");
@@ -158,7 +177,8 @@ mod tests {
         assert_eq!(check_ipv4(&[68, 8, 5, 0, 0, 0, 0, 0]), Ok(()));
         assert_eq!(check_ipv4(&[68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
         assert_eq!(check_ipv4(&[68, 12, 5, 3, 0, 0, 0, 0, 0, 0, 0, 0]), Ok(()));
-        assert_eq!(check_ipv4(&[68, 8, 9, 0x10, 0, 0, 0, 0]), Ok(()), "full");
+        assert_eq!(check_ipv4(&[68, 8, 9, 0xe0, 0, 0, 0, 0]), Ok(()), "full");
+        assert_eq!(check_ipv4(&[68, 8, 9, 0xf0, 0, 0, 0, 0]), Err(Malformed::Ipv4), "too full");
         for bad in [
             &[68, 3, 5, 0][..],
             &[68, 8, 4, 0, 0, 0, 0, 0],
@@ -180,6 +200,7 @@ mod tests {
             &[1, 4, 0, 0, 0, 0],
             &[5, 2, 0, 0, 1, 0],
             &[0x1e, 0, 0x3e, 0, 1, 0],
+            &[0x3f, 4, 5, 7, 0xc2, 0xff],
             &[1, 5, 0, 0, 0, 0, 0, 5, 2, 0, 0, 1, 5, 0, 0, 0, 0, 0],
         ] {
             assert_eq!(check_ipv6(good), Ok(()), "{good:?}");
@@ -193,7 +214,9 @@ mod tests {
     fn an_ipv6_option_that_must_be_understood_is_refused() {
         for kind in 2..=255 {
             let verdict = check_ipv6(&[kind, 4, 0, 0, 0, 0]);
-            assert_eq!(verdict.is_ok(), kind < 0x40, "{kind:#x}");
+            // A router alert has two bytes, and there is nobody here to enforce a label.
+            let is_ignored = kind < 0x40 && kind != 5 && kind != 7;
+            assert_eq!(verdict.is_ok(), is_ignored, "{kind:#x}");
         }
     }
 

@@ -78,16 +78,18 @@ fn is_timestamp(data: &[u8], len: usize) -> bool {
 /// others (jumbo payload, home address) change what the packet means or where it comes from, and the
 /// switch knows none of them, so they are refused. So are security labels (CALIPSO), as in IPv4.
 #[cold]
-pub(super) fn check_ipv6(mut options: &[u8]) -> Result<(), Malformed> {
+pub(super) fn check_ipv6(all: &[u8]) -> Result<(), Malformed> {
     const PAD_ONE: u8 = 0;
     const PAD_MANY: u8 = 1;
     const ROUTER_ALERT: u8 = 5;
     const SECURITY_LABEL: u8 = 7;
+    const IN_SITU_OAM: u8 = 0x31;
     const ACTION: u8 = 0xc0;
     /// As Linux counts by default (`net.ipv6.max_hbh_opts_number`).
     const MAX_OPTIONS: usize = 8;
 
     let (mut count, mut padding) = (0_usize, 0_usize);
+    let mut options = all;
     while let Some((&kind, rest)) = options.split_first() {
         if kind == PAD_ONE {
             padding = padding.saturating_add(1);
@@ -107,6 +109,8 @@ pub(super) fn check_ipv6(mut options: &[u8]) -> Result<(), Malformed> {
                 let is_sane = match kind {
                     ROUTER_ALERT => len == 2,
                     SECURITY_LABEL => false,
+                    // On a multiple of four (RFC 9486), where two bytes of header come before `all`.
+                    IN_SITU_OAM => all.len().wrapping_sub(options.len()) & 3 == 2,
                     _ => kind & ACTION == 0,
                 };
                 if !is_sane {
@@ -215,8 +219,17 @@ mod tests {
         for kind in 2..=255 {
             let verdict = check_ipv6(&[kind, 4, 0, 0, 0, 0]);
             // A router alert has two bytes, and there is nobody here to enforce a label.
-            let is_ignored = kind < 0x40 && kind != 5 && kind != 7;
+            // Measurements do not begin at once.
+            let is_ignored = kind < 0x40 && ![5, 7, 0x31].contains(&kind);
             assert_eq!(verdict.is_ok(), is_ignored, "{kind:#x}");
+        }
+    }
+
+    #[test]
+    fn in_situ_measurements_are_aligned() {
+        assert_eq!(check_ipv6(&[1, 0, 0x31, 2, 0, 0]), Ok(()));
+        for bad in [&[0x31, 4, 0, 0, 0, 0][..], &[0, 0x31, 3, 0, 0, 0], &[1, 1, 0, 0x31, 1, 0]] {
+            assert_eq!(check_ipv6(bad), Err(Malformed::ExtensionHeaders), "{bad:?}");
         }
     }
 

@@ -12,14 +12,14 @@
 //!   interface's: a host accepts a datagram for any of its addresses on any interface (RFC 1122,
 //!   3.3.4.2, weak model).
 //! - So nothing of the host's configuration moves. The guard and the endpoint go with this process,
-//!   however it ends; receive offloads and settings are put back by [`Kept`].
+//!   however it ends; receive offloads are put back by [`Kept`].
 
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network};
 use crate::net::guard::{Guard, Pass};
 use crate::net::offload::{Offload, Offloads};
 use crate::net::sysctl::{Changed, Setting};
-use crate::net::{Link, NetError, Netlink, Scope};
+use crate::net::{InterfaceAddress, Link, NetError, Netlink, Scope};
 use crate::port::Port;
 use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use crate::port::tap::{Tap, TapSpec};
@@ -27,6 +27,7 @@ use crate::port::wire::{Faults, Wire, WireSpec};
 use crate::switch::InterfaceSpec;
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use thiserror::Error;
 
 /// Why an interface could not be opened.
@@ -68,7 +69,6 @@ pub struct Kept {
     /// First, so that the kernel hears again before its endpoint goes.
     guard: Option<Guard>,
     offloads: Option<(Offloads, Vec<Offload>)>,
-    settings: Vec<Changed>,
     veth: Option<(Netlink, String)>,
 }
 
@@ -86,7 +86,6 @@ impl Drop for Kept {
                 }
             }
         }
-        self.settings.clear();
         if let Some((mut netlink, name)) = self.veth.take()
             && let Err(error) = netlink.delete_link(&name)
         {
@@ -114,6 +113,8 @@ pub struct Wires {
 
 /// Largest IP packet of a wire that says nothing else.
 const WIRE_MTU: u16 = 1500;
+/// The IPv4 dummy address of RFC 7600: no host has it, nothing is sent from or to it.
+const DUMMY_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// Frames in each ring of a packet socket.
 const RING_FRAMES: u32 = 2048;
 
@@ -333,7 +334,7 @@ fn open_host(
         },
     };
     if let Some(tap) = tap {
-        set_up_host(kept, netlink, interface, &name)?;
+        set_up_host(netlink, interface, &name)?;
         return Ok(Box::new(tap));
     }
     let inner: String = format!("v-{}", interface.name).chars().take(15).collect();
@@ -344,7 +345,7 @@ fn open_host(
     for end in [&name, &inner] {
         netlink.set_mtu(end, mtu.into()).map_err(net_error(interface))?;
     }
-    set_up_host(kept, netlink, interface, &name)?;
+    set_up_host(netlink, interface, &name)?;
     let _ = Setting::Ipv6Disable.change(&inner, 1).map(Changed::keep);
     netlink.set_up(&inner).map_err(net_error(interface))?;
     let end = netlink.link(&inner).map_err(net_error(interface))?;
@@ -352,15 +353,15 @@ fn open_host(
 }
 
 /// Makes the kernel accept at the endpoint what is for its other interface, and say nothing there.
-fn set_up_host(
-    kept: &mut Kept,
-    netlink: &mut Netlink,
-    interface: &Interface,
-    name: &str,
-) -> Result<(), OpenError> {
+fn set_up_host(netlink: &mut Netlink, interface: &Interface, name: &str) -> Result<(), OpenError> {
     let change =
         |setting: Setting, value| setting.change(name, value).map_err(net_error(interface));
-    change(Setting::Ipv4ReversePath, 0)?.keep();
+    // The kernel takes the larger of this and the setting of `all`, so 2 (any interface will do) is
+    // what it is whatever that says. But it is only 2 for an interface that has an address; else any
+    // but 0 refuses all (`__fib_validate_source`). This one is nobody's (RFC 7600).
+    change(Setting::Ipv4ReversePath, 2)?.keep();
+    let dummy = InterfaceAddress { ip: DUMMY_ADDRESS.into(), prefix_len: 32, scope: Scope::Host };
+    netlink.add_address(name, dummy).map_err(net_error(interface))?;
     change(Setting::Ipv4ArpIgnore, 8)?.keep();
     // Without IPv6 in the kernel there is nothing to keep quiet.
     for (setting, value) in [
@@ -369,12 +370,6 @@ fn set_up_host(
         (Setting::Ipv6DuplicateDetection, 0),
     ] {
         let _ = setting.change(name, value).map(Changed::keep);
-    }
-    // The kernel takes the larger of this setting and the interface's own; 1 would refuse frames
-    // whose way back is the other interface.
-    if let Ok(1) = Setting::Ipv4ReversePath.read("all") {
-        let all = Setting::Ipv4ReversePath.change("all", 2).map_err(net_error(interface))?;
-        kept.settings.push(all);
     }
     netlink.set_up(name).map_err(net_error(interface))
 }

@@ -37,6 +37,7 @@ pub(crate) fn isolated_as(user: Option<u32>, name: &str, body: impl FnOnce()) {
         command.uid(user).gid(user).current_dir("/");
     }
     namespace::isolate(&mut command);
+    namespace::die_with_parent(&mut command);
     let output = match command.output() {
         Ok(output) => output,
         Err(error) => return skip(name, &namespace::explain(error).to_string()),

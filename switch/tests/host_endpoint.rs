@@ -1,0 +1,232 @@
+//! The kernel's own stack behind a shared interface: all that it receives comes through the host
+//! endpoint, all that it sends leaves by the interface itself.
+//!
+//! ```text
+//!   peer: pv0 ---- sv0 --> packet socket --> [this test] --> u-sv0: kernel with 10.9.0.1, fd09::1
+//!                   ^                                                   |
+//!                   +---------------------------------------------------+
+//! ```
+
+mod isolated;
+
+use isolated::{isolated, isolated_as, skip, two_hosts};
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
+use usnet_shmring::pool::Pool;
+use usnet_shmring::region::Writer;
+use usnet_switch::config::Config;
+use usnet_switch::daemon::interface::{self, Opened, Wires};
+use usnet_switch::net::Netlink;
+use usnet_switch::net::namespace::Namespace;
+use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_switch::net::sysctl::Setting;
+use usnet_switch::port::Burst;
+use usnet_switch::time::Time;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn open(host: &str) -> Opened {
+    let text = format!("[[interface]]\nname = \"sv0\"\nport = \"af_packet\"\nhost = \"{host}\"\n");
+    let config = Config::parse(Path::new("test.toml"), &text).unwrap();
+    let mut wires = Wires::new(&config.interfaces).unwrap();
+    interface::open(&config.interfaces[0], &mut wires).unwrap()
+}
+
+/// Carries what arrives on the interface to the kernel, as a switch without clients does.
+fn carry(opened: &mut Opened, until: &AtomicBool) -> u64 {
+    let arena = Arena::reserve(1024, SlotSize::DEFAULT).unwrap();
+    let segment = arena.add_segment("test", Writer::Daemon, 1024, false).unwrap();
+    let mut pool = Pool::new(SlotRange::whole(segment)).unwrap();
+    let spec = &mut opened.spec;
+    let host = spec.host.as_mut().unwrap();
+    let start = Instant::now();
+    let (mut arrived, mut onward) = (Burst::new(), Burst::new());
+    let mut carried = 0;
+    while !until.load(Ordering::Relaxed) {
+        let now = Time(u64::try_from(start.elapsed().as_nanos()).unwrap());
+        let count = spec.wire.receive(now, &mut pool, &mut arrived).unwrap();
+        while let Some(frame) = arrived.pop() {
+            let bytes = pool.bytes(&frame);
+            if spec.kernel_hears.iter().any(|pass| pass.covers(bytes)) {
+                pool.free(frame);
+            } else {
+                carried += 1;
+                onward.push(frame).unwrap();
+            }
+        }
+        while !onward.is_empty() {
+            host.transmit(now, &mut pool, &mut onward).unwrap();
+        }
+        // What the kernel says on the endpoint itself is nobody's.
+        host.receive(now, &mut pool, &mut arrived).unwrap();
+        arrived.clear(&mut pool);
+        if count == 0 {
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+    carried
+}
+
+/// The next connection; fails if none comes.
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let start = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                return stream;
+            }
+            Err(error) if start.elapsed() > PATIENCE => panic!("no connection: {error}"),
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Stops the carrier, also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A listener of this kernel is reached from the peer: `total` bytes come back.
+fn fetch(peer: &Namespace, ip: &str, total: usize) -> usize {
+    let listener = TcpListener::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
+    let to = listener.local_addr().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = accept(&listener);
+            stream.read_exact(&mut [0]).unwrap();
+            stream.write_all(&vec![0x5a; total]).unwrap();
+        });
+        peer.run(|| {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(b"?").unwrap();
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            assert!(bytes.iter().all(|&b| b == 0x5a));
+            bytes.len()
+        })
+        .unwrap()
+    })
+}
+
+/// The peer sends much to a listener of this kernel, with its checksums left to "hardware".
+fn upload(peer: &Namespace, ip: &str, total: usize) -> usize {
+    let listener = TcpListener::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
+    let to = listener.local_addr().unwrap();
+    thread::scope(|scope| {
+        let received = scope.spawn(|| {
+            let mut stream = accept(&listener);
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            bytes.len()
+        });
+        peer.run(|| {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+            stream.set_write_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(&vec![0x5a; total]).unwrap();
+        })
+        .unwrap();
+        received.join().unwrap()
+    })
+}
+
+/// The kernel as the client: it asks a datagram service of the peer.
+fn ask(peer: &Namespace, from: &str, at: &str) -> Vec<u8> {
+    let server = peer.run(|| UdpSocket::bind((at.parse::<IpAddr>().unwrap(), 0)).unwrap()).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let client = UdpSocket::bind((from.parse::<IpAddr>().unwrap(), 0)).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send_to(b"question", server.local_addr().unwrap()).unwrap();
+    let mut bytes = [0; 64];
+    let (len, to) = server.recv_from(&mut bytes).unwrap();
+    server.send_to(&bytes[..len], to).unwrap();
+    let len = client.recv(&mut bytes).unwrap();
+    bytes[..len].to_vec()
+}
+
+fn the_kernel_goes_on_serving(host: &str, reverse_path: i32) {
+    for scope in ["all", "default"] {
+        Setting::Ipv4ReversePath.change(scope, reverse_path).unwrap().keep();
+    }
+    let peer = two_hosts();
+    let no_segmentation = || {
+        for offload in [Offload::TcpSegmentation, Offload::GenericSegmentation] {
+            Offloads::of("pv0").unwrap().set(offload, false).unwrap();
+        }
+        assert_eq!(
+            Offloads::of("pv0").unwrap().get(Offload::TransmitChecksum).unwrap(),
+            Some(true)
+        );
+    };
+    peer.run(no_segmentation).unwrap();
+    let mut opened = open(host);
+    let stop = AtomicBool::new(false);
+    let carried = thread::scope(|scope| {
+        let carrier = scope.spawn(|| carry(&mut opened, &stop));
+        let stop = Stop(&stop);
+        for (here, there) in [("10.9.0.1", "10.9.0.2"), ("fd09::1", "fd09::2")] {
+            assert_eq!(fetch(&peer, here, 1 << 20), 1 << 20, "{here}");
+            assert_eq!(upload(&peer, here, 1 << 20), 1 << 20, "{here}");
+            assert_eq!(ask(&peer, here, there), b"question", "{here}");
+        }
+        drop(stop);
+        carrier.join().unwrap()
+    });
+    assert!(carried > 1000, "only {carried} frames came by way of the endpoint");
+    drop(opened);
+    assert_eq!(fetch(&peer, "10.9.0.1", 1000), 1000, "as before");
+    let left: Vec<_> = Netlink::open().unwrap().links().unwrap();
+    let left: Vec<_> = left.iter().map(|link| link.name.as_str()).filter(|n| *n != "lo").collect();
+    assert_eq!(left, ["sv0"]);
+    assert_eq!(Setting::Ipv4ReversePath.read("all").unwrap(), reverse_path);
+}
+
+fn tun_is_missing(name: &str) -> bool {
+    let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    if let Err(error) = &open {
+        skip(name, &format!("cannot open /dev/net/tun: {error} (run as root, modprobe tun)"));
+    }
+    open.is_err()
+}
+
+macro_rules! endpoint_tests {
+    ($($name:ident: $host:literal, $reverse_path:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            let name = stringify!($name);
+            if $host == "tap" && tun_is_missing(name) {
+                return;
+            }
+            isolated(name, || the_kernel_goes_on_serving($host, $reverse_path));
+        }
+    )*};
+}
+
+endpoint_tests! {
+    the_kernel_goes_on_serving_behind_a_tap: "tap", 0;
+    the_kernel_goes_on_serving_behind_a_tap_with_strict_reverse_paths: "tap", 1;
+    the_kernel_goes_on_serving_behind_a_tap_with_loose_reverse_paths: "tap", 2;
+    the_kernel_goes_on_serving_behind_a_veth: "veth", 0;
+    the_kernel_goes_on_serving_behind_a_veth_with_strict_reverse_paths: "veth", 1;
+    the_kernel_goes_on_serving_behind_a_veth_with_loose_reverse_paths: "veth", 2;
+}
+
+#[test]
+fn an_ordinary_user_shares_an_interface_with_the_kernel() {
+    let name = "an_ordinary_user_shares_an_interface_with_the_kernel";
+    let nobody = rustix::process::geteuid().is_root().then_some(65534);
+    isolated_as(nobody, name, || the_kernel_goes_on_serving("auto", 1));
+}

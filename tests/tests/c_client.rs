@@ -1,14 +1,17 @@
 //! `c-client/echo.c`, which was written from docs/protocol.md alone, works: the document is enough.
 //!
-//! The daemon here is the test itself, step by step, so that each sleep, kick and wake-up is seen.
+//! Once the daemon is the test itself, step by step, so that each sleep, kick and wake-up is seen; once
+//! it is usnetd, and a kernel sends the datagrams.
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, send,
 };
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
 use usnet_shmring::control::{
@@ -19,6 +22,8 @@ use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::{HomeId, HomeKind, Pool, Returned};
 use usnet_shmring::queues::DaemonQueues;
 use usnet_shmring::region::{Region, Writer};
+use usnet_tests::lab::{INSIDE, Lab, OUTSIDE, Running};
+use usnet_tests::programs::skip;
 
 /// Few, so that every ring goes around many times.
 const RING: u32 = 16;
@@ -44,22 +49,9 @@ fn build(into: &Path) -> Option<PathBuf> {
             Some(program)
         }
         Err(error) => {
-            let required = std::env::var_os("USNET_TESTS_REQUIRE_ALL").is_some_and(|v| v == "1");
-            let reason = format!("no C compiler ({error}); apt-get install gcc libc6-dev");
-            assert!(!required, "{reason}");
-            eprintln!("skipped: {reason}");
+            skip(&format!("there is no C compiler ({error}): apt-get install gcc libc6-dev"));
             None
         }
-    }
-}
-
-/// Ends the client when the test ends, however that is.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -299,4 +291,31 @@ fn a_client_written_from_the_document_echoes_sleeps_and_wakes() {
     drop(daemon.channel);
     until("the client ends", || child.0.try_wait().unwrap().is_some());
     assert!(child.0.wait().unwrap().success());
+}
+
+#[test]
+fn the_client_echoes_to_a_kernel_through_usnetd() {
+    let Some(lab) = Lab::with_usnetd("") else { return };
+    let Some(program) = build(lab.directory()) else { return };
+    let (program, socket) = (program.display().to_string(), lab.socket().display().to_string());
+    let child = lab.inside(&program, &[&socket, "4007"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Running(child);
+    let mut words = String::new();
+    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut words).unwrap();
+    assert!(words.contains("echo on udp port 4007"), "the client says {words:?}");
+
+    let echoed = lab.outside.run(|| {
+        let socket = UdpSocket::bind((OUTSIDE, 0)).unwrap();
+        socket.connect((INSIDE, 4007)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // More than the rings have cells, one at a time: none may be lost.
+        (0..3000u32).all(|number| {
+            let payload = vec![number.to_le_bytes()[0]; 1 + number as usize % 1400];
+            let mut back = [0; 1500];
+            socket.send(&payload).unwrap();
+            socket.recv(&mut back).is_ok_and(|length| back[..length] == payload)
+        })
+    });
+    assert!(echoed.unwrap(), "an echo is missing or wrong\n{}", lab.log());
+    lab.finish();
 }

@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn every_length_and_alignment_is_copied_exactly() {
         let source: Vec<u8> = (0..1200u32).map(|i| (i * 7 % 251) as u8).collect();
-        let lengths = (0..=130).chain([255, 256, 257, 511, 512, 513, 1024]);
+        let most = if cfg!(miri) { 33 } else { 130 };
+        let lengths = (0..=most).chain([255, 256, 257, 511, 512, 513, 1024]);
         for length in lengths {
             for offset in [0, 1, 7, 15] {
                 let mut into = vec![0xee; length + 2];

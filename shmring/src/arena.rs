@@ -500,6 +500,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "reserves address space")]
     fn only_neighbours_of_one_segment_are_joined() {
         let arena = Arena::reserve(4 * SEGMENT_SLOTS, SlotSize::DEFAULT).unwrap();
         let whole = || SlotRange::whole(arena.add_segment("t", Writer::Client, 1, false).unwrap());

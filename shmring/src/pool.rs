@@ -49,6 +49,12 @@ impl Frame {
         self.length == 0
     }
 
+    /// Where the frame begins in its slot, in bytes.
+    #[must_use]
+    pub fn offset(&self) -> u16 {
+        self.offset
+    }
+
     /// The slot, for ports that tell the kernel where frames lie.
     #[must_use]
     pub fn slot(&self) -> u32 {

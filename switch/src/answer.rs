@@ -36,12 +36,18 @@ fn v4(address: Address) -> [u8; 4] {
 }
 
 /// The answer to a neighbour solicitation (RFC 4861, 4.4): `mac` has `target`, solicited, override.
+/// One who asks from no address, to see whether the target is free, is answered in public.
 pub(crate) fn advertisement(
     to_mac: Mac,
     to: Address,
     target: Address,
     mac: Mac,
 ) -> [u8; ADVERTISEMENT] {
+    const NOBODY: Address = Address([0; 16]);
+    const ALL_NODES: Address = Address([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
+    let (to_mac, to, flags) =
+        if to == NOBODY { (ALL_NODES_MAC, ALL_NODES, 0x20) } else { (to_mac, to, 0x60) };
     let mut frame = [0; ADVERTISEMENT];
     let mut rest = frame.as_mut_slice();
     let mut put = |bytes: &[u8]| {
@@ -54,7 +60,7 @@ pub(crate) fn advertisement(
     put(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
     put(&target.0);
     put(&to.0);
-    put(&[136, 0, 0, 0, 0x60, 0, 0, 0]);
+    put(&[136, 0, 0, 0, flags, 0, 0, 0]);
     put(&target.0);
     // Target link-layer address.
     put(&[2, 1]);

@@ -13,7 +13,7 @@
 //! - Every frame that comes in here is counted once: delivered, handed to a port's burst, or dropped
 //!   with a reason. Every slot goes on or back.
 
-use crate::port::Burst;
+use crate::port::{BURST, Burst};
 use crate::session::Session;
 use crate::stats::Totals;
 use crate::verdict::DropReason;
@@ -191,6 +191,10 @@ impl Deliver {
         };
         let length = frame.len() as u64;
         let reason = match rx_room(session) {
+            Ok(true) if session.holds_too_many() => {
+                pool.free(frame);
+                DropReason::TooManyHeld
+            }
             Ok(true) => {
                 let lent = match session.receive {
                     None => pool.lend(frame, to),
@@ -209,6 +213,7 @@ impl Deliver {
                 match lent.map(|raw| session.queues.rx.push(raw)) {
                     Some(Ok(())) => {
                         totals.to_clients += 1;
+                        session.held += 1;
                         session.counters.delivered += 1;
                         session.counters.delivered_bytes += length;
                         Self::touch(touched, session);
@@ -241,6 +246,7 @@ impl Deliver {
         };
         let length = sent.frame.len() as u64;
         let reason = match rx_room(session) {
+            Ok(true) if session.holds_too_many() => DropReason::TooManyHeld,
             Ok(true) => {
                 let passes = from.shares_with(session);
                 let (lent, back) = if passes {
@@ -259,6 +265,7 @@ impl Deliver {
                 let delivered = lent.is_some_and(|raw| session.queues.rx.push(raw).is_ok());
                 if delivered {
                     totals.to_clients += 1;
+                    session.held += 1;
                     session.counters.delivered += 1;
                     session.counters.delivered_bytes += length;
                     Self::touch(touched, session);
@@ -287,8 +294,7 @@ impl Deliver {
     /// Takes back what a session put on its fill ring: at most one burst. Returns how many slots.
     #[inline]
     pub(crate) fn take_returned(&mut self, id: SessionId) -> Result<usize, Fault> {
-        let mut returned =
-            [usnet_shmring::descriptor::RawDescriptor::default(); crate::port::BURST];
+        let mut returned = [usnet_shmring::descriptor::RawDescriptor::default(); BURST];
         let count = match self.session_mut(id) {
             Some(session) => {
                 let fill = &mut session.queues.fill;
@@ -301,10 +307,15 @@ impl Deliver {
             }
             None => 0,
         };
+        let mut back = 0;
         for raw in returned.iter().take(count) {
             if let Returned::Completed(owner, raw) = self.pool.take_back(id, *raw)? {
                 self.push_completion(owner, raw);
             }
+            back += 1;
+        }
+        if let Some(session) = self.session_mut(id) {
+            session.held = session.held.saturating_sub(back);
         }
         Ok(count)
     }
@@ -323,6 +334,23 @@ impl Deliver {
         }
     }
 
+    /// Announces sleep to every client, then looks whether there is something to do for them after
+    /// all: on their rings, or not yet shown to them.
+    pub(crate) fn announce_sleep(&mut self) -> bool {
+        let Self { pool, sessions, touched, .. } = self;
+        let mut work = !touched.is_empty();
+        for session in sessions.iter_mut().flatten() {
+            session.queues.sleep.raise();
+            // A fault is found again, and acted on, by the next step.
+            work |= session.queues.fill.refresh() != Ok(0);
+            work |= session.queues.tx.refresh().is_err() && session.queues.tx.available() == 0;
+            // Of frames whose slots could not be given back, none is taken. Only a client that sends
+            // slots which it has not taken back itself gets there, and nobody need stay awake for it.
+            work |= session.queues.tx.available() > 0 && tx_budget(session, pool) != Ok(0);
+        }
+        work
+    }
+
     /// Shows every client what was written for it and wakes those that sleep.
     pub(crate) fn flush(&mut self) {
         let Self { touched, sessions, .. } = self;
@@ -337,6 +365,19 @@ impl Deliver {
             }
         }
     }
+}
+
+/// Frames that may be taken from a session's tx ring now, at most one burst: each slot must find
+/// room on the completion ring, beside those that are away.
+#[inline]
+pub(crate) fn tx_budget(session: &mut Session, pool: &Pool) -> Result<usize, Fault> {
+    let away = pool.away(session.transmit) as usize;
+    let completion = &mut session.queues.completion;
+    let mut budget = (completion.room() as usize).saturating_sub(away);
+    if budget < BURST {
+        budget = (completion.refresh()? as usize).saturating_sub(away);
+    }
+    Ok(budget.min(BURST))
 }
 
 /// Whether a session's rx ring has room; asks the client only when it looks full.

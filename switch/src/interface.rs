@@ -12,7 +12,7 @@
 
 use crate::answer::{advertisement, arp_reply};
 use crate::classify::{
-    Address, ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, classify,
+    Address, ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, Protocol, classify,
 };
 use crate::deliver::{Deliver, Sent};
 use crate::net::guard::Pass;
@@ -32,21 +32,33 @@ pub(crate) struct Outlet {
     pub(crate) port: Box<dyn Port>,
     pub(crate) out: Burst,
     pub(crate) gone: bool,
+    /// Why, until it is reported.
+    pub(crate) failed: Option<io::Error>,
 }
 
 impl Outlet {
     pub(crate) fn new(port: Box<dyn Port>) -> Self {
-        Self { port, out: Burst::new(), gone: false }
+        Self { port, out: Burst::new(), gone: false, failed: None }
     }
 
-    /// Sends what waits; returns how many frames left, or why the port is gone.
-    pub(crate) fn flush(&mut self, deliver: &mut Deliver, now: Time) -> io::Result<usize> {
+    /// The port is not used any more.
+    pub(crate) fn fail(&mut self, error: io::Error) {
+        self.gone = true;
+        self.failed.get_or_insert(error);
+    }
+
+    /// Sends what waits; returns how many frames left, also if the port failed after them.
+    pub(crate) fn flush(&mut self, deliver: &mut Deliver, now: Time) -> usize {
         if self.out.is_empty() || self.gone {
-            return Ok(0);
+            return 0;
         }
-        let count = self.port.transmit(now, &mut deliver.pool, &mut self.out)?;
+        let before = self.out.len();
+        if let Err(error) = self.port.transmit(now, &mut deliver.pool, &mut self.out) {
+            self.fail(error);
+        }
+        let count = before - self.out.len();
         deliver.totals.to_ports += count as u64;
-        Ok(count)
+        count
     }
 
     /// Appends a frame, sending first if there is no room.
@@ -55,8 +67,8 @@ impl Outlet {
         if self.gone {
             return deliver.drop_frame(frame, DropReason::NoReceiver);
         }
-        if self.out.room() == 0 && self.flush(deliver, now).is_err() {
-            self.gone = true;
+        if self.out.room() == 0 {
+            self.flush(deliver, now);
         }
         deliver.to_port(&mut self.out, frame);
     }
@@ -99,11 +111,17 @@ impl Interface {
 
     /// A frame that arrived on the wire.
     #[inline]
-    pub(crate) fn from_wire(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
-        let seen = match classify(deliver.pool.bytes(&frame)) {
+    pub(crate) fn from_wire(&mut self, deliver: &mut Deliver, mut frame: Frame, now: Time) {
+        let mut seen = match classify(deliver.pool.bytes(&frame)) {
             Ok(seen) => seen,
             Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),
         };
+        if has_tag(deliver.pool.bytes(&frame)) && seen.vlan.is_none() {
+            match without_tags(deliver, &mut frame) {
+                Some(untagged) => seen = untagged,
+                None => return deliver.drop_frame(frame, DropReason::Malformed),
+            }
+        }
         if seen.destination != self.mac && !seen.destination.is_group() {
             return deliver.drop_frame(frame, DropReason::NotForUs);
         }
@@ -187,11 +205,17 @@ impl Interface {
             IpKind::Icmp(Icmp::Router) => self.host_receiver(),
             // A request is for the owner of the address, whoever asked others with the same id.
             IpKind::Icmp(Icmp::EchoRequest) if !seen.destination.is_group() => {
-                to(self.table.address_default(packet.flow.destination))
+                let owner = self.table.address_default(packet.flow.destination);
+                to(self.table.lead(packet, owner, now))
             }
             IpKind::Icmp(icmp @ Icmp::Error { .. }) if !seen.destination.is_group() => {
                 match quoted_answer(&icmp) {
-                    Some(answer) => to(self.table.lookup(&answer, now)),
+                    // An error goes to who sent what it is about; this one lies.
+                    Some(answer) if answer.destination != packet.flow.destination => to(None),
+                    Some(answer) => {
+                        let owner = self.table.lookup(&answer, now);
+                        to(self.table.lead(packet, owner, now))
+                    }
                     None => self.host_receiver(),
                 }
             }
@@ -304,6 +328,8 @@ impl Interface {
             return true;
         }
         match &seen.payload {
+            // Other protocols with ports speak to one host only.
+            Payload::Ip(IpPacket { flow, .. }) if !is_datagram(flow) => false,
             Payload::Ip(packet) if packet.flow.ports_known => self
                 .table
                 .listeners(packet.flow.protocol, packet.flow.destination_port)
@@ -323,24 +349,46 @@ impl Interface {
         if seen.destination == self.mac && self.mac != Mac::default() {
             return match self.steer(&seen, now) {
                 Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
+                Steered::Answer(answer) => self.answer_host(deliver, frame, &answer, &seen, now),
                 Steered::Drop(reason) => deliver.drop_frame(frame, reason),
-                _ => deliver.drop_frame(frame, DropReason::ToSelf),
+                Steered::To(Receiver::Host) | Steered::Group => {
+                    deliver.drop_frame(frame, DropReason::ToSelf);
+                }
             };
         }
         if seen.destination.is_group() {
-            if let Steered::Answer(answer) = self.steer(&seen, now) {
-                let reply = self.reply(deliver, &answer, seen.source);
-                deliver.consume(frame);
-                if let (Some(reply), Some(host)) = (reply, &mut self.host) {
-                    host.push(deliver, reply, now);
+            match self.steer(&seen, now) {
+                Steered::Answer(answer) => {
+                    return self.answer_host(deliver, frame, &answer, &seen, now);
                 }
-                return;
-            }
-            if let Some(copy) = deliver.duplicate(&frame) {
-                self.to_audience(deliver, copy, &seen, None, false, now);
+                Steered::Group if !self.clients.is_empty() => {
+                    if let Some(copy) = deliver.duplicate(&frame) {
+                        self.to_audience(deliver, copy, &seen, None, false, now);
+                    }
+                }
+                // Tagged frames and the kernel's own business with its link and its neighbours.
+                Steered::Group | Steered::To(_) | Steered::Drop(_) => {}
             }
         }
         self.wire.push(deliver, frame, now);
+    }
+
+    /// Answers the kernel's question in place of the client that has the address.
+    fn answer_host(
+        &mut self,
+        deliver: &mut Deliver,
+        question: Frame,
+        answer: &Answer,
+        seen: &Classified,
+        now: Time,
+    ) {
+        let reply = self.reply(deliver, answer, seen.source);
+        deliver.consume(question);
+        match (reply, &mut self.host) {
+            (Some(reply), Some(host)) => host.push(deliver, reply, now),
+            (Some(reply), None) => deliver.drop_frame(reply, DropReason::NoReceiver),
+            (None, _) => {}
+        }
     }
 
     // ---- from a client ----
@@ -367,10 +415,11 @@ impl Interface {
             Ok(seen) => seen,
             Err(_) => return deliver.drop_sent(from, sent.frame, DropReason::Malformed),
         };
-        match vet(from, self.mac, &mut self.table, &mut self.sent_fragments, &seen, now) {
+        match vet(from, self.mac, &mut self.table, &mut self.sent_fragments, &seen, sent.head, now)
+        {
             Ok(Vetted::Plain) => {}
             Ok(Vetted::Learn(flow)) => {
-                if let Err(reason) = self.learn(deliver, from, flow, now) {
+                if let Err(reason) = self.learn(from, flow, now) {
                     return deliver.drop_sent(from, sent.frame, reason);
                 }
             }
@@ -396,25 +445,14 @@ impl Interface {
     }
 
     /// Enters a learned flow before the frame that taught it leaves.
-    fn learn(
-        &mut self,
-        deliver: &mut Deliver,
-        from: &mut Session,
-        flow: Flow,
-        now: Time,
-    ) -> Result<(), DropReason> {
+    fn learn(&mut self, from: &mut Session, flow: Flow, now: Time) -> Result<(), DropReason> {
+        if !from.may_learn(&mut self.table, now) {
+            return Err(DropReason::TableFull);
+        }
+        // Whoever loses an idle flow by this finds out when its own share is used up.
         match self.table.learn(flow, Receiver::Client(from.id), now) {
-            Ok(given_up) => {
-                from.flows_left = from.flows_left.saturating_sub(1);
-                match given_up {
-                    Some(Receiver::Client(id)) if id == from.id => from.flows_left += 1,
-                    Some(Receiver::Client(id)) => {
-                        if let Some(other) = deliver.session_mut(id) {
-                            other.flows_left += 1;
-                        }
-                    }
-                    Some(Receiver::Host) | None => {}
-                }
+            Ok(_) => {
+                from.learned.push_back(flow);
                 Ok(())
             }
             Err(_) => Err(DropReason::TableFull),
@@ -497,4 +535,31 @@ impl Interface {
         self.sent_fragments.forget(|owner| owner == id);
         self.clients.retain(|client| *client != id);
     }
+}
+
+/// Whether a frame has a tag behind its link addresses.
+#[inline]
+fn has_tag(frame: &[u8]) -> bool {
+    matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
+}
+
+/// Takes priority tags off, which say nothing that a client would understand, and reads the frame
+/// again. `None` if that does not work, and the frame is of no use.
+#[cold]
+fn without_tags(deliver: &mut Deliver, frame: &mut Frame) -> Option<Classified> {
+    const TAG: u16 = 4;
+    while has_tag(deliver.pool.bytes(frame)) {
+        deliver.pool.bytes_mut(frame).get_mut(..16)?.copy_within(..12, usize::from(TAG));
+        let length = u16::try_from(frame.len()).ok()?.checked_sub(TAG)?;
+        let offset = frame.offset();
+        if !deliver.pool.set_window(frame, offset + TAG, length) {
+            return None;
+        }
+    }
+    classify(deliver.pool.bytes(frame)).ok()
+}
+
+/// Whether a protocol's messages may be for many.
+fn is_datagram(flow: &Flow) -> bool {
+    matches!(flow.protocol, Protocol::UDP | Protocol::UDP_LITE)
 }

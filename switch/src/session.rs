@@ -1,9 +1,13 @@
 //! One attached client as its worker sees it: rings, homes, and what it may say.
 
-use crate::classify::Address;
+use crate::classify::{Address, Flow};
 use crate::stats::SessionCounters;
+use crate::steer::Table;
 use crate::switch::InterfaceId;
+use crate::time::Time;
+use crate::verdict::Receiver;
 use rustix::net::SendFlags;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use usnet_shmring::arena::SlotRange;
@@ -28,11 +32,13 @@ pub struct SessionSpec {
     pub transmit: SlotRange,
     /// Its own receive slots, for mode `isolated`; `None` for mode `shared`.
     pub receive: Option<SlotRange>,
-    /// The trust group that it shares frames with; only in mode `shared`.
+    /// The trust group that it shares frames with; without effect in mode `isolated`, where it has
+    /// not mapped the others' slots.
     pub group: Option<GroupId>,
     /// Addresses that it may send from.
     pub addresses: Vec<IpAddr>,
-    /// Addresses that are its alone: it answers for them, nobody else does.
+    /// Addresses that are its alone, and that it may send from too: what no listener claims there is
+    /// for it, and the switch answers for them.
     pub exclusive: Vec<IpAddr>,
     /// The daemon's end of its wake socket.
     pub wake: Option<OwnedFd>,
@@ -66,7 +72,11 @@ pub(crate) struct Session {
     pub(crate) addresses: Vec<Address>,
     pub(crate) exclusive: Vec<Address>,
     pub(crate) waker: Waker,
-    pub(crate) flows_left: u32,
+    /// Flows that were learned for it, oldest first; at most its quota, for which there is room.
+    pub(crate) learned: VecDeque<Flow>,
+    pub(crate) flow_quota: usize,
+    /// Slots lent to it and not yet given back.
+    pub(crate) held: u32,
     /// On the list of sessions with something to publish.
     pub(crate) touched: bool,
     pub(crate) counters: SessionCounters,
@@ -77,6 +87,29 @@ impl Session {
     #[inline]
     pub(crate) fn shares_with(&self, other: &Self) -> bool {
         self.group.is_some() && self.group == other.group
+    }
+
+    /// Whether one more flow may be learned for it. At the limit it looks at the oldest few, and
+    /// gives up one that is idle or not its own any more.
+    pub(crate) fn may_learn(&mut self, table: &mut Table, now: Time) -> bool {
+        const LOOKS: usize = 8;
+        if self.learned.len() < self.flow_quota {
+            return true;
+        }
+        for _ in 0..LOOKS.min(self.learned.len()) {
+            let Some(oldest) = self.learned.pop_front() else { break };
+            if table.retire(&oldest, Receiver::Client(self.id), now) {
+                return true;
+            }
+            self.learned.push_back(oldest);
+        }
+        false
+    }
+
+    /// Whether it has as many received slots as it may: it cannot starve the others' frames.
+    #[inline]
+    pub(crate) fn holds_too_many(&self) -> bool {
+        self.receive.is_none() && self.held >= 2 * self.queues.rx.capacity()
     }
 
     #[inline]

@@ -11,16 +11,17 @@
 //!   owner ([`Snapshot::slots`]).
 
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
-use crate::deliver::{Deliver, Sent};
+use crate::deliver::{Deliver, Sent, tx_budget};
 use crate::interface::{Interface, Outlet};
 use crate::net::guard::Pass;
 use crate::port::{BURST, Burst, Port, PortCounters, PortInfo};
 use crate::session::{GroupId, Session, SessionSpec, Waker};
 use crate::stats::{SessionCounters, Totals};
-use crate::steer::{FragmentTable, Table};
+use crate::steer::{EXACT_FLOWS, FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -75,6 +76,12 @@ pub enum SwitchError {
     /// The slots cannot be used.
     #[error("cannot use the session's slots")]
     Slots(#[from] HomeError),
+    /// Another session has the address for itself.
+    #[error("{0} belongs to another session")]
+    AddressTaken(IpAddr),
+    /// No session of this number is attached to the interface.
+    #[error("no session {0} on this interface")]
+    NoSession(SessionId),
     /// The worker has stopped.
     #[error("the switch has stopped")]
     Stopped,
@@ -198,6 +205,10 @@ impl Switch {
         if slots > capacity {
             return Err(SwitchError::TransmitSlots { slots, capacity });
         }
+        let exclusive: Vec<Address> = spec.exclusive.iter().map(|a| (*a).into()).collect();
+        if let Some(taken) = exclusive.iter().find(|a| interface.table.owner(**a).is_some()) {
+            return Err(SwitchError::AddressTaken(taken.to_ip()));
+        }
         let receive =
             spec.receive.map(|range| pool.add_home(HomeKind::Receive(id), range)).transpose()?;
         let transmit = match pool.add_home(HomeKind::Transmit(id), spec.transmit) {
@@ -208,21 +219,29 @@ impl Switch {
                 return Err(error.into());
             }
         };
-        let exclusive: Vec<Address> = spec.exclusive.iter().map(|a| (*a).into()).collect();
         for address in &exclusive {
-            interface.table.add_address(*address, Some(Receiver::Client(id)));
+            interface.table.own_address(*address, Receiver::Client(id));
         }
+        let group = spec.group.filter(|_| receive.is_none());
+        let flow_quota = spec.flow_quota as usize;
         let session = Session {
             id,
             interface: spec.interface,
             queues: spec.queues,
             transmit,
             receive,
-            group: spec.group,
-            addresses: spec.addresses.iter().map(|a| (*a).into()).collect(),
+            group,
+            addresses: spec
+                .addresses
+                .iter()
+                .map(|a| (*a).into())
+                .chain(exclusive.clone())
+                .collect(),
             exclusive,
             waker: Waker(spec.wake),
-            flows_left: spec.flow_quota,
+            learned: VecDeque::with_capacity(flow_quota.min(EXACT_FLOWS)),
+            flow_quota: flow_quota.min(EXACT_FLOWS),
+            held: 0,
             touched: false,
             counters: SessionCounters::default(),
         };
@@ -242,7 +261,7 @@ impl Switch {
     /// Gives `count` ports from `first` of an address to a session, or takes them from everyone.
     ///
     /// # Errors
-    /// [`SwitchError::NoInterface`], [`SwitchError::NotClaimable`]
+    /// [`SwitchError::NoInterface`], [`SwitchError::NotClaimable`], [`SwitchError::NoSession`]
     pub fn set_listener(
         &mut self,
         interface: InterfaceId,
@@ -253,10 +272,14 @@ impl Switch {
         to: Option<SessionId>,
     ) -> Result<(), SwitchError> {
         let index = usize::from(interface.0);
-        let table =
-            &mut self.interfaces.get_mut(index).ok_or(SwitchError::NoInterface(interface))?.table;
+        let interface =
+            self.interfaces.get_mut(index).ok_or(SwitchError::NoInterface(interface))?;
+        // A rule for a number that is not attached would be inherited by whoever gets it next.
+        if let Some(id) = to.filter(|id| !interface.clients.contains(id)) {
+            return Err(SwitchError::NoSession(id));
+        }
         let to = to.map(Receiver::Client);
-        if table.set_listener(address.into(), protocol, first, count, to) {
+        if interface.table.set_listener(address.into(), protocol, first, count, to) {
             Ok(())
         } else {
             Err(SwitchError::NotClaimable { address, protocol: protocol.0 })
@@ -312,12 +335,12 @@ impl Switch {
 
     /// One burst from a wire or host port.
     fn receive(&mut self, index: usize, from_host: bool, now: Time) -> usize {
-        let Self { interfaces, deliver, inbox, events, .. } = self;
+        let Self { interfaces, deliver, inbox, .. } = self;
         let Some(interface) = interfaces.get_mut(index) else { return 0 };
         let outlet = if from_host { interface.host.as_mut() } else { Some(&mut interface.wire) };
         let Some(outlet) = outlet.filter(|o| !o.gone) else { return 0 };
         if let Err(error) = outlet.port.receive(now, &mut deliver.pool, inbox) {
-            port_gone(outlet, index, error, events);
+            outlet.fail(error);
         }
         let count = inbox.len();
         deliver.totals.received += count as u64;
@@ -357,9 +380,11 @@ impl Switch {
         let mut moved = 0;
         for (index, interface) in interfaces.iter_mut().enumerate() {
             for outlet in std::iter::once(&mut interface.wire).chain(&mut interface.host) {
-                match outlet.flush(deliver, now) {
-                    Ok(count) => moved += count,
-                    Err(error) => port_gone(outlet, index, error, events),
+                moved += outlet.flush(deliver, now);
+                if let Some(error) = outlet.failed.take() {
+                    let interface = InterfaceId(u8::try_from(index).unwrap_or(u8::MAX));
+                    let name = outlet.port.info().name.clone();
+                    events.push(Event::PortGone { interface, name, error });
                 }
                 if outlet.gone && !outlet.out.is_empty() {
                     let count = outlet.out.clear(&mut deliver.pool);
@@ -418,12 +443,7 @@ impl Switch {
     /// Announces sleep to all clients, then looks once more. Returns whether the caller may sleep;
     /// otherwise the announcement is taken back.
     pub fn prepare_sleep(&mut self) -> bool {
-        let mut work = false;
-        for session in self.deliver.sessions_mut() {
-            session.queues.sleep.raise();
-            // A fault is found again, and acted on, by the next step.
-            work |= session.queues.tx.refresh() != Ok(0) || session.queues.fill.refresh() != Ok(0);
-        }
+        let work = self.deliver.announce_sleep();
         if work {
             self.woke();
         }
@@ -508,14 +528,6 @@ impl Switch {
     }
 }
 
-fn port_gone(outlet: &mut Outlet, index: usize, error: io::Error, events: &mut Vec<Event>) {
-    if !std::mem::replace(&mut outlet.gone, true) {
-        let interface = InterfaceId(u8::try_from(index).unwrap_or(u8::MAX));
-        let name = outlet.port.info().name.clone();
-        events.push(Event::PortGone { interface, name, error });
-    }
-}
-
 /// Takes at most one burst from a tx ring: accept, copy the head, judge, deliver.
 #[inline]
 fn drain_tx(
@@ -526,18 +538,13 @@ fn drain_tx(
     head: &mut [u8; HEAD_LEN],
     now: Time,
 ) -> Result<usize, Fault> {
-    let queues = &mut session.queues;
-    if queues.tx.available() == 0 && queues.tx.refresh()? == 0 {
+    if session.queues.tx.available() == 0 && session.queues.tx.refresh()? == 0 {
         return Ok(0);
     }
-    // Every slot taken now must find room on the completion ring, beside those that are away.
-    let away = deliver.pool.away(session.transmit) as usize;
-    let mut budget = (queues.completion.room() as usize).saturating_sub(away);
-    if budget < BURST {
-        budget = (queues.completion.refresh()? as usize).saturating_sub(away);
-    }
+    let budget = tx_budget(session, &deliver.pool)?;
+    let queues = &mut session.queues;
     let mut raws = [RawDescriptor::default(); BURST];
-    let count = match raws.get_mut(..budget.min(BURST)) {
+    let count = match raws.get_mut(..budget) {
         Some(burst) => queues.tx.pop_burst(burst),
         None => 0,
     };

@@ -69,6 +69,8 @@ drop_reasons! {
     NoReceiver => "no_receiver",
     /// The client's rx ring is full.
     RingFull => "ring_full",
+    /// The client keeps as many received slots as its rx and fill ring have cells together.
+    TooManyHeld => "too_many_held",
     /// No free slot to put the frame in.
     NoSlot => "no_slot",
     /// The port did not take it.

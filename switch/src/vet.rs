@@ -23,7 +23,8 @@ pub(crate) enum Vetted {
     Learn(Flow),
 }
 
-/// Judges a frame of `session`, sent on an interface with link address `mac`.
+/// Judges a frame of `session`, sent on an interface with link address `mac`. `frame` was read from
+/// `head`.
 #[inline]
 pub(crate) fn vet(
     session: &Session,
@@ -31,6 +32,7 @@ pub(crate) fn vet(
     table: &mut Table,
     sent: &mut FragmentTable<SessionId>,
     frame: &Classified,
+    head: &[u8],
     now: Time,
 ) -> Result<Vetted, DropReason> {
     if frame.source != mac {
@@ -40,7 +42,16 @@ pub(crate) fn vet(
         return Err(DropReason::Vlan);
     }
     match &frame.payload {
-        Payload::Ip(packet) => vet_ip(session, table, sent, packet, now),
+        Payload::Ip(packet) => {
+            if let IpKind::Icmp(
+                Icmp::NeighborSolicitation { .. } | Icmp::NeighborAdvertisement { .. },
+            ) = packet.kind
+                && !tells_only(mac, packet, head)
+            {
+                return Err(DropReason::SpoofedMac);
+            }
+            vet_ip(session, table, sent, packet, now)
+        }
         Payload::Arp(arp) => vet_arp(session, mac, arp),
         Payload::Eapol | Payload::Other(_) => Err(DropReason::NotPermitted),
     }
@@ -72,12 +83,7 @@ fn vet_ip(
     if !session.owns(flow.source) {
         return Err(DropReason::SpoofedAddress);
     }
-    let key = |id| DatagramKey {
-        source: flow.source,
-        destination: flow.destination,
-        protocol: flow.protocol,
-        id,
-    };
+    let key = |id| DatagramKey::of(packet, id);
     match packet.fragment {
         Fragment::Whole => vet_transport(session, table, packet, now),
         Fragment::First { id } => {
@@ -103,6 +109,10 @@ fn vet_transport(
 ) -> Result<Vetted, DropReason> {
     let flow = &packet.flow;
     match packet.kind {
+        // On a shared address the kernel is the DHCP client, and must not lose its lease.
+        IpKind::DhcpRequest if !session.exclusive.contains(&flow.source) => {
+            Err(DropReason::NotPermitted)
+        }
         IpKind::Plain | IpKind::DhcpRequest => {
             if !flow.ports_known {
                 return Err(DropReason::NotPermitted);
@@ -128,7 +138,6 @@ fn learned(
     match table.exact(&answer, now) {
         Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
         Some(_) => Err(DropReason::SpoofedPort),
-        None if session.flows_left == 0 => Err(DropReason::TableFull),
         None => Ok(Vetted::Learn(answer)),
     }
 }
@@ -163,6 +172,26 @@ fn vet_icmp(
 /// The flow under which answers to an echo request arrive: the reply's own flow.
 fn echo_answer(request: &Flow) -> Flow {
     request.reversed()
+}
+
+/// Whether a neighbour discovery message names no link address but `mac` (RFC 4861, 4.6.1). One that
+/// does not lie in `head` as a whole could name any.
+fn tells_only(mac: Mac, packet: &IpPacket, head: &[u8]) -> bool {
+    const BEFORE_OPTIONS: usize = 24;
+    const LINK_ADDRESSES: [u8; 2] = [1, 2];
+    let start = usize::from(packet.transport_offset) + BEFORE_OPTIONS;
+    let Some(mut options) = head.get(start..usize::from(packet.end)) else { return false };
+    while let [kind, length, ..] = *options {
+        let Some((option, rest)) = options.split_at_checked(usize::from(length) * 8) else {
+            return false;
+        };
+        let names_another = LINK_ADDRESSES.contains(&kind) && option.get(2..) != Some(&mac.0[..]);
+        if length == 0 || names_another {
+            return false;
+        }
+        options = rest;
+    }
+    options.is_empty()
 }
 
 /// Whether an address is one of a group of hosts: IPv4 multicast or limited broadcast, IPv6

@@ -138,7 +138,13 @@ impl ExactTable {
         now: Time,
     ) -> Result<Option<Receiver>, Refusal> {
         if let Some(present) = self.get(&flow, now) {
-            return if present == receiver { Ok(None) } else { Err(Refusal::Taken(present)) };
+            if present != receiver {
+                return Err(Refusal::Taken(present));
+            }
+            if !learned {
+                self.make_rule(&flow);
+            }
+            return Ok(None);
         }
         let (buckets, tag) = self.place(&flow);
         let entry = Entry {
@@ -172,8 +178,45 @@ impl ExactTable {
         Ok(given_up)
     }
 
+    /// A flow that was learned does not age any more.
+    fn make_rule(&mut self, flow: &Flow) {
+        let (buckets, _) = self.place(flow);
+        for bucket in buckets {
+            for entry in self.buckets.get_mut(bucket).into_iter().flatten().flatten() {
+                if entry.flow == *flow {
+                    entry.used = None;
+                }
+            }
+        }
+    }
+
+    /// Gives a learned flow of `receiver` up if it is idle. Returns whether the receiver does not
+    /// have it as a learned flow now, perhaps since long.
+    pub fn retire(&mut self, flow: &Flow, receiver: Receiver, now: Time) -> bool {
+        let (buckets, _) = self.place(flow);
+        for bucket in buckets {
+            for place in self.buckets.get_mut(bucket).into_iter().flatten() {
+                let Some(entry) = place else { continue };
+                if entry.flow != *flow || entry.receiver != ReceiverCode::of(Some(receiver)) {
+                    continue;
+                }
+                let Some(used) = entry.used else { return true };
+                if now.since(used) < IDLE {
+                    return false;
+                }
+                *place = None;
+                self.len -= 1;
+                return true;
+            }
+        }
+        true
+    }
+
     /// Removes every flow of `receiver` and returns how many there were.
     pub fn forget(&mut self, receiver: Receiver) -> usize {
+        if self.len == 0 {
+            return 0;
+        }
         let gone = ReceiverCode::of(Some(receiver));
         let before = self.len;
         for place in self.buckets.iter_mut().flatten() {

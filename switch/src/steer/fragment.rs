@@ -4,7 +4,7 @@
 //! loses the datagram, never sends a piece to another receiver. A datagram's receiver is bound once:
 //! a second first fragment does not rebind it.
 
-use crate::classify::{Address, Protocol};
+use crate::classify::{Address, IpPacket, Protocol};
 use crate::time::Time;
 use core::hash::{BuildHasher, Hasher};
 use core::time::Duration;
@@ -21,10 +21,21 @@ pub struct DatagramKey {
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Protocol.
+    /// Protocol; of IPv6 always zero, since there a piece may name an extension header instead.
     pub protocol: Protocol,
     /// Identification.
     pub id: u32,
+}
+
+impl DatagramKey {
+    /// The key of a piece with this identification.
+    #[must_use]
+    pub fn of(packet: &IpPacket, id: u32) -> Self {
+        let flow = &packet.flow;
+        let is_v4 = flow.source.to_ip().is_ipv4();
+        let protocol = if is_v4 { flow.protocol } else { Protocol(0) };
+        Self { source: flow.source, destination: flow.destination, protocol, id }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -22,7 +22,7 @@ use crate::verdict::Receiver;
 use ports::PortMap;
 
 /// Learned and exact flows of one interface.
-const EXACT_FLOWS: usize = 16_384;
+pub const EXACT_FLOWS: usize = 16_384;
 
 /// Protocols with a dense port map, by its index.
 const fn map_index(protocol: Protocol) -> Option<usize> {
@@ -40,9 +40,18 @@ const fn map_index(protocol: Protocol) -> Option<usize> {
 #[derive(Debug)]
 struct Local {
     address: Address,
-    /// Who gets what no listener claims.
-    default: Option<Receiver>,
+    /// Whose address it is alone; gets what no listener claims.
+    owner: Option<Receiver>,
+    /// Who gets that while nobody owns the address. The outer `None`: then the address is not local.
+    shared: Option<Option<Receiver>>,
     ports: [Option<PortMap>; 5],
+}
+
+impl Local {
+    #[inline]
+    fn default(&self) -> Option<Receiver> {
+        self.owner.or(self.shared.flatten())
+    }
 }
 
 /// All rules of one interface.
@@ -69,16 +78,36 @@ impl Table {
 
     /// Serves an address; what no listener claims goes to `default`.
     pub fn add_address(&mut self, address: Address, default: Option<Receiver>) {
-        match self.find(address) {
-            Ok(index) => {
-                if let Some(local) = self.locals.get_mut(index) {
-                    local.default = default;
-                }
-            }
-            Err(index) => {
-                self.locals.insert(index, Local { address, default, ports: Default::default() });
-            }
+        if let Some(local) = self.make_local(address) {
+            local.shared = Some(default);
         }
+    }
+
+    /// Gives an address to one receiver alone, until it is [forgotten](Self::forget). Returns false
+    /// if another has it.
+    pub fn own_address(&mut self, address: Address, owner: Receiver) -> bool {
+        match self.make_local(address) {
+            Some(local) if local.owner.is_none_or(|other| other == owner) => {
+                local.owner = Some(owner);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whose address this is alone.
+    #[must_use]
+    pub fn owner(&self, address: Address) -> Option<Receiver> {
+        self.local(address)?.owner
+    }
+
+    fn make_local(&mut self, address: Address) -> Option<&mut Local> {
+        let index = self.find(address).unwrap_or_else(|index| {
+            let ports = Default::default();
+            self.locals.insert(index, Local { address, owner: None, shared: None, ports });
+            index
+        });
+        self.locals.get_mut(index)
     }
 
     /// Whether the interface serves this address.
@@ -91,7 +120,7 @@ impl Table {
     /// Who gets what no listener claims at this address.
     #[must_use]
     pub fn address_default(&self, address: Address) -> Option<Receiver> {
-        self.find(address).ok().and_then(|i| self.locals.get(i)).and_then(|l| l.default)
+        self.local(address)?.default()
     }
 
     #[inline]
@@ -191,7 +220,7 @@ impl Table {
         {
             return Some(receiver);
         }
-        local.default
+        local.default()
     }
 
     /// Who receives an IP packet that arrives: as [`lookup`](Self::lookup), and later fragments go
@@ -199,26 +228,39 @@ impl Table {
     /// default receiver, never to a listener.
     #[inline]
     pub fn receiver(&mut self, packet: &IpPacket, now: Time) -> Option<Receiver> {
-        let key = |id| DatagramKey {
-            source: packet.flow.source,
-            destination: packet.flow.destination,
-            protocol: packet.flow.protocol,
-            id,
-        };
         match packet.fragment {
             Fragment::Whole => self.lookup(&packet.flow, now),
-            Fragment::First { id } => {
+            Fragment::First { .. } => {
                 let receiver = self.lookup(&packet.flow, now);
-                self.fragments.bind(key(id), receiver, now)
+                self.lead(packet, receiver, now)
             }
-            Fragment::Later { id } => match self.fragments.get(&key(id), now) {
+            Fragment::Later { id } => match self.fragments.get(&DatagramKey::of(packet, id), now) {
                 Some(bound) => bound,
                 None => match self.local(packet.flow.destination) {
-                    Some(local) => local.default,
+                    Some(local) => local.default(),
                     None => self.default,
                 },
             },
         }
+    }
+
+    /// Who receives a packet that is for `receiver` by itself; if it is a first fragment, the later
+    /// ones follow. Nobody, if the first fragment of the same datagram was another receiver's: that
+    /// one must not see this, nor the other the rest.
+    pub fn lead(
+        &mut self,
+        packet: &IpPacket,
+        receiver: Option<Receiver>,
+        now: Time,
+    ) -> Option<Receiver> {
+        let Fragment::First { id } = packet.fragment else { return receiver };
+        let bound = self.fragments.bind(DatagramKey::of(packet, id), receiver, now);
+        receiver.filter(|_| bound == receiver)
+    }
+
+    /// Gives an idle learned flow of `receiver` up; as [`ExactTable::retire`].
+    pub fn retire(&mut self, flow: &Flow, receiver: Receiver, now: Time) -> bool {
+        self.exact.retire(flow, receiver, now)
     }
 
     /// Removes every rule and learned flow of a receiver.
@@ -229,7 +271,8 @@ impl Table {
         self.exact.forget(receiver);
         self.fragments.forget(|bound| bound == Some(receiver));
         for local in &mut self.locals {
-            local.default = local.default.filter(|d| *d != receiver);
+            local.owner = local.owner.filter(|owner| *owner != receiver);
         }
+        self.locals.retain(|local| local.owner.is_some() || local.shared.is_some());
     }
 }

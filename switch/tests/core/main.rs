@@ -1,0 +1,20 @@
+//! The switch as a whole: what becomes of every kind of frame, whoever sends it and whatever its
+//! clients do.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "frames are built from small numbers"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod conservation;
+mod control_frames;
+mod fairness;
+mod hostile;
+mod lookup;
+mod modes;
+mod sleep;
+mod spoofing;

@@ -12,6 +12,7 @@ pub mod frames;
 pub mod hostile_peer;
 pub mod ledger;
 pub mod ring_ops;
+pub mod steer;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("hostile_peer", hostile_peer::check),
     ("ledger", ledger::check),
     ("ring_ops", ring_ops::check),
+    ("steer", steer::check),
 ];
 
 /// The folder of this crate.

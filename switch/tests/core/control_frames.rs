@@ -223,6 +223,13 @@ fn questions_about_exclusive_addresses_are_answered_to_wire_and_host() {
 }
 
 #[test]
+fn without_a_kernel_the_switch_answers_for_the_shared_addresses_too() {
+    let mut rig = Rig::with(Options { host: false, ..Options::default() });
+    assert_eq!(rig.arrives(&who_has(PEER, "10.0.0.9", "10.0.0.1")), [Wire, Consumed]);
+    assert_eq!(rig.arrives(&who_has(PEER, "10.0.0.9", "10.0.0.77")), [Dropped(NoReceiver)]);
+}
+
+#[test]
 fn a_probe_for_an_exclusive_address_is_told_in_public_that_it_is_taken() {
     let mut rig = Rig::new();
     rig.attach(&Attach { id: 1, exclusive: vec![ip("fd00::50")], ..Attach::default() });

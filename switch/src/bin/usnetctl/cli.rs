@@ -64,7 +64,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Man,
     /// Write completions for a shell
-    #[command(hide = true)]
+    #[command(hide = true, name = "shell-completions")]
     Completions {
         /// Which shell
         shell: Shell,

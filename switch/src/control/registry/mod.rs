@@ -234,21 +234,21 @@ impl Registry {
             return Err(Refusal::Range { first: wish.first, count: wish.count });
         }
         let addresses = member.targets(wish.address)?;
+        let any_port = addresses.iter().all(|a| member.addresses.own.contains(a));
+        let services = if any_port { &Services::any() } else { &member.entry.services };
+        if wish.first != 0 && !services.contains(wish.protocol, wish.first, wish.count) {
+            return Err(Refusal::Services { wish, allowed: services.to_string() });
+        }
         let in_use = self.ports_of(member.entry.account);
         if in_use + u32::from(wish.count) > member.entry.quota.ports {
             let limit = member.entry.quota.ports;
             return Err(Refusal::Quota { what: Resource::Ports, limit });
         }
-        let any_port = addresses.iter().all(|a| member.addresses.own.contains(a));
-        let services = if any_port { &Services::any() } else { &member.entry.services };
         let interface = member.entry.interface;
         let first = if wish.first == 0 {
             self.find(interface, &addresses, wish.protocol, wish.count, services)
                 .ok_or(Refusal::NoBlock { protocol: wish.protocol, count: wish.count })?
         } else {
-            if !services.contains(wish.protocol, wish.first, wish.count) {
-                return Err(Refusal::Services { wish, allowed: services.to_string() });
-            }
             for address in &addresses {
                 let place = (interface, *address, wish.protocol);
                 if let Some((port, _, holder)) = self.overlap(place, wish.first, wish.count) {

@@ -1,0 +1,13 @@
+//! The control plane as its clients meet it: the shipped programs, real sockets, and peers that are
+//! honest, hostile or dead.
+//!
+//! ```text
+//!   usnetd run (a wire in memory) <--control.sock--> Peer, Client (raw)   usnetctl
+//! ```
+
+mod daemon;
+mod peer;
+
+mod attach;
+mod hostile;
+mod programs;

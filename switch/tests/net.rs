@@ -3,10 +3,10 @@
 mod isolated;
 
 use isolated::{address, isolated, isolated_as, skip, two_hosts};
-use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use usnet_switch::classify::Mac;
@@ -159,18 +159,19 @@ fn the_guard_keeps_the_kernel_quiet_while_packet_sockets_hear() {
     isolated(name, guard_keeps_the_kernel_quiet);
 }
 
-/// A packet socket that hears everything on `sv0`.
-fn listen(interface: &str) -> std::os::fd::OwnedFd {
-    let all = rustix::net::RawProtocol::new(u32::from(3_u16.to_be())).unwrap();
-    let all = rustix::net::Protocol::from_raw(all);
+/// `ETH_P_ALL`: a packet socket for it hears before the guard, for anything else behind it.
+const EVERYTHING: u16 = 3;
+
+/// A packet socket for frames of one EtherType, on all interfaces of the namespace.
+fn listen(ethertype: u16) -> OwnedFd {
+    let raw = rustix::net::RawProtocol::new(u32::from(ethertype.to_be())).unwrap();
+    let protocol = rustix::net::Protocol::from_raw(raw);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(all)).unwrap();
-    assert!(name_to_index(&socket, interface).is_ok());
-    socket
+    socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(protocol)).unwrap()
 }
 
 /// Counts the frames heard whose bytes contain `needle`.
-fn heard(socket: &std::os::fd::OwnedFd, needle: &[u8]) -> usize {
+fn heard(socket: &OwnedFd, needle: &[u8]) -> usize {
     let mut buffer = [0; 2048];
     let mut count = 0;
     while let Ok((_, len)) = rustix::net::recv(socket, &mut buffer, rustix::net::RecvFlags::empty())
@@ -208,7 +209,7 @@ fn guard_keeps_the_kernel_quiet() {
     assert!(sockets.iter().all(|socket| arrives(&peer, socket)), "before");
 
     let guard = Guard::install("sv0", &Pass::NEIGHBOURS).unwrap();
-    let packets = listen("sv0");
+    let packets = listen(EVERYTHING);
     // The neighbour tables are forgotten with the addresses, so ARP and discovery must pass too.
     peer.run(|| {
         let mut net = Netlink::open().unwrap();

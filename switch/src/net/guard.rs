@@ -43,21 +43,23 @@ const DISCOVERY_TYPES: core::ops::RangeInclusive<u8> = 133..=137;
 pub enum Pass {
     /// Neither IPv4 nor IPv6: ARP, EAPOL, LLDP, time protocols.
     NotIp,
-    /// IPv6 router and neighbour discovery (ICMPv6 types 133..=137).
+    /// IPv6 router and neighbour discovery (ICMPv6 types 133..=137 right behind the IPv6 header).
     NeighbourDiscovery,
     /// IP datagrams to a group: IPv4 224.0.0.0/4 and 255.255.255.255, IPv6 ff00::/8. The kernel
     /// never answers these with an error, and only joins groups on the interface itself.
     Groups,
     /// IPv6 datagrams to a link-local address, which the kernel knows on the interface itself only.
     LinkLocal,
+    /// Frames of a VLAN (802.1Q or 802.1ad, identifier not 0), for the kernel's VLAN interfaces.
+    Tagged,
 }
 
 impl Pass {
     /// What must pass so that the kernel can resolve and be resolved: the rest is steered.
     pub const NEIGHBOURS: [Self; 2] = [Self::NotIp, Self::NeighbourDiscovery];
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::NotIp, Self::NeighbourDiscovery, Self::Groups, Self::LinkLocal];
+    pub const ALL: [Self; 5] =
+        [Self::NotIp, Self::NeighbourDiscovery, Self::Groups, Self::LinkLocal, Self::Tagged];
 
     fn rules(self) -> Vec<AcceptRule> {
         let is = |load, value: &[u8]| (load, Compare::Is, value.to_vec());
@@ -74,11 +76,12 @@ impl Pass {
             ]],
             Self::NeighbourDiscovery => {
                 let [low, high] = within(
-                    Load::Transport { offset: 0, len: 1 },
+                    Load::Network { offset: 40, len: 1 },
                     &[*DISCOVERY_TYPES.start()],
                     &[*DISCOVERY_TYPES.end()],
                 );
-                vec![vec![ipv6(), is(Load::Layer4Protocol, &[ICMPV6]), low, high]]
+                let next_header = Load::Network { offset: 6, len: 1 };
+                vec![vec![ipv6(), is(next_header, &[ICMPV6]), low, high]]
             }
             Self::Groups => {
                 let first = Load::Network { offset: 16, len: 1 };
@@ -94,16 +97,25 @@ impl Pass {
                 let [low, high] = within(first, &[0xfe, 0x80], &[0xfe, 0xbf]);
                 vec![vec![ipv6(), low, high]]
             }
+            Self::Tagged => {
+                // Frames with identifier 0 only have a priority, and are the kernel's as others are.
+                let tagged = |ethertype: u16| {
+                    let outer = Load::Link { offset: 12, len: 2 };
+                    vec![is(outer, &ethertype.to_be_bytes()), is_not(Load::VlanId, &[0, 0])]
+                };
+                vec![tagged(ETHERTYPE_VLAN), tagged(ETHERTYPE_SERVICE_VLAN)]
+            }
         };
         tests.into_iter().map(|tests| AcceptRule { tests }).collect()
     }
 
-    /// Whether a frame is of this kind, so that the kernel has received it already. For frames
-    /// without a VLAN tag; of tagged ones only the outermost EtherType behind the first tag counts.
+    /// Whether a frame is of this kind, so that the kernel has received it already. What counts is
+    /// behind the first VLAN tag, if there is one.
     #[must_use]
     pub fn covers(self, frame: &[u8]) -> bool {
-        let Some((ethertype, packet)) = split_frame(frame) else { return false };
+        let Some((tagged, ethertype, packet)) = split_frame(frame) else { return false };
         match (self, ethertype) {
+            (Self::Tagged, _) => tagged,
             (Self::NotIp, ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => false,
             (Self::NotIp, _) => true,
             (Self::NeighbourDiscovery, ETHERTYPE_IPV6) => {
@@ -122,15 +134,17 @@ impl Pass {
     }
 }
 
-/// The EtherType behind at most one VLAN tag, and what follows it.
-fn split_frame(frame: &[u8]) -> Option<(u16, &[u8])> {
-    let ethertype = |at: usize| {
+/// Whether there is a VLAN tag with an identifier, the EtherType behind it, and what follows that.
+fn split_frame(frame: &[u8]) -> Option<(bool, u16, &[u8])> {
+    let word = |at: usize| {
         let bytes = frame.get(at..at + 2)?;
-        Some((u16::from_be_bytes([bytes[0], bytes[1]]), frame.get(at + 2..)?))
+        Some(u16::from_be_bytes([bytes[0], bytes[1]]))
     };
-    match ethertype(12)? {
-        (ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN, _) => ethertype(16),
-        found => Some(found),
+    match word(12)? {
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => {
+            Some((word(14)? & 0xfff != 0, word(16)?, frame.get(18..)?))
+        }
+        ethertype => Some((false, ethertype, frame.get(14..)?)),
     }
 }
 

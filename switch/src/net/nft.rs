@@ -52,6 +52,12 @@ const NFTA_PAYLOAD_DREG: u16 = 1;
 const NFTA_PAYLOAD_BASE: u16 = 2;
 const NFTA_PAYLOAD_OFFSET: u16 = 3;
 const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFT_META_PROTOCOL: u32 = 1;
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
 const NFTA_CMP_SREG: u16 = 1;
 const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
@@ -68,27 +74,46 @@ const NFT_REG_1: u32 = 1;
 pub(super) enum Load {
     /// The EtherType behind VLAN tags that the network card or the kernel took off.
     Protocol,
-    /// The last protocol of the IP header chain.
-    Layer4Protocol,
-    /// Bytes of the IP header.
+    /// Bytes of the Ethernet header, with its VLAN tag where it was on the wire.
+    Link { offset: u32, len: u32 },
+    /// The identifier of the outer VLAN tag, two bytes; only of frames that have one.
+    VlanId,
+    /// Bytes from the start of the IP header.
     Network { offset: u32, len: u32 },
-    /// Bytes of the TCP, UDP or ICMP header.
-    Transport { offset: u32, len: u32 },
 }
 
 impl Load {
     fn append(self, rule: Message) -> Message {
         let (base, offset, len) = match self {
-            Self::Protocol => return meta(rule, 1),
-            Self::Layer4Protocol => return meta(rule, 16),
+            Self::Protocol => {
+                return expression(rule, "meta", |data| {
+                    data.be32(NFTA_META_DREG, NFT_REG_1).be32(NFTA_META_KEY, NFT_META_PROTOCOL)
+                });
+            }
+            Self::VlanId => {
+                return Self::Link { offset: 14, len: 2 }.append_masked(rule, [0xf, 0xff]);
+            }
+            Self::Link { offset, len } => (0, offset, len),
             Self::Network { offset, len } => (1, offset, len),
-            Self::Transport { offset, len } => (2, offset, len),
         };
         expression(rule, "payload", |data| {
             data.be32(NFTA_PAYLOAD_DREG, NFT_REG_1)
                 .be32(NFTA_PAYLOAD_BASE, base)
                 .be32(NFTA_PAYLOAD_OFFSET, offset)
                 .be32(NFTA_PAYLOAD_LEN, len)
+        })
+    }
+}
+
+impl Load {
+    /// Loads two bytes and keeps the bits of `mask`.
+    fn append_masked(self, rule: Message, mask: [u8; 2]) -> Message {
+        expression(self.append(rule), "bitwise", |data| {
+            data.be32(NFTA_BITWISE_SREG, NFT_REG_1)
+                .be32(NFTA_BITWISE_DREG, NFT_REG_1)
+                .be32(NFTA_BITWISE_LEN, 2)
+                .nested(NFTA_BITWISE_MASK, |v| v.attribute(NFTA_DATA_VALUE, &mask))
+                .nested(NFTA_BITWISE_XOR, |v| v.attribute(NFTA_DATA_VALUE, &[0; 2]))
         })
     }
 }
@@ -117,10 +142,6 @@ fn expression(rule: Message, name: &str, fill: impl FnOnce(Message) -> Message) 
     rule.nested(NFTA_LIST_ELEM, |element| {
         element.text(NFTA_EXPR_NAME, name).nested(NFTA_EXPR_DATA, fill)
     })
-}
-
-fn meta(rule: Message, key: u32) -> Message {
-    expression(rule, "meta", |data| data.be32(NFTA_META_DREG, NFT_REG_1).be32(NFTA_META_KEY, key))
 }
 
 fn message(kind: u8, flags: u16) -> Message {

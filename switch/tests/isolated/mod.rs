@@ -32,7 +32,9 @@ pub(crate) fn isolated_as(user: Option<u32>, name: &str, body: impl FnOnce()) {
     }
     // This program by its open file, since another user may not be let into its directory.
     let mut command = Command::new("/proc/self/exe");
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, name);
+    command
+        .args(["--exact", name, "--nocapture", "--test-threads=1", "--include-ignored"])
+        .env(INSIDE, name);
     if let Some(user) = user {
         command.uid(user).gid(user).current_dir("/");
     }
@@ -45,6 +47,7 @@ pub(crate) fn isolated_as(user: Option<u32>, name: &str, body: impl FnOnce()) {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}, isolated:\n{text}{errors}");
+    eprint!("{errors}");
     assert!(text.contains("1 passed"), "{name} is not the name of the test:\n{text}");
 }
 

@@ -4,19 +4,21 @@
 //! `include/linux/skbuff.h`), so the checksum is the complemented sum over everything from the
 //! transport header on, that field included.
 
-use crate::classify::{Fragment, IpPacket, Payload, Protocol, classify};
+use crate::classify::{Flow, Fragment, IpPacket, Payload, Protocol, classify};
 
 /// Where the checksum lies in the transport header.
 const fn field(protocol: Protocol) -> Option<usize> {
     match protocol {
         Protocol::TCP => Some(16),
         Protocol::UDP => Some(6),
+        Protocol::SCTP => Some(8),
         _ => None,
     }
 }
 
 /// Completes the transport checksum of a frame. Frames of other protocols, fragments and frames that
-/// the classifier refuses are left as they are.
+/// the classifier refuses are left as they are, and so are those whose field is not the sum of their
+/// pseudo header: there the checksum left to hardware lies deeper, inside of a tunnel.
 pub(super) fn complete_checksum(frame: &mut [u8]) {
     let Ok(seen) = classify(frame) else { return };
     let Payload::Ip(IpPacket { flow, fragment: Fragment::Whole, transport_offset, end, .. }) =
@@ -26,6 +28,13 @@ pub(super) fn complete_checksum(frame: &mut [u8]) {
     };
     let Some(field) = field(flow.protocol) else { return };
     let Some(transport) = frame.get_mut(transport_offset.into()..end.into()) else { return };
+    if flow.protocol == Protocol::SCTP {
+        return complete_sctp(transport, field);
+    }
+    let Some(&[a, b]) = transport.get(field..field + 2) else { return };
+    if !same(u16::from_be_bytes([a, b]), pseudo_sum(&flow, transport.len())) {
+        return;
+    }
     let sum = !fold(transport);
     // An UDP checksum of zero would mean that there is none (RFC 768).
     let sum = if sum == 0 && flow.protocol == Protocol::UDP { 0xffff } else { sum };
@@ -33,6 +42,56 @@ pub(super) fn complete_checksum(frame: &mut [u8]) {
         place.copy_from_slice(&sum.to_be_bytes());
     }
 }
+
+/// The sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1). The 0xffff in which an IPv4 address is
+/// wrapped is a zero in this arithmetic.
+fn pseudo_sum(flow: &Flow, length: usize) -> u16 {
+    let Ok(length) = u16::try_from(length) else { return 0 };
+    let mut header = [0; 36];
+    let parts = flow.source.0.iter().chain(&flow.destination.0);
+    let last = [0, flow.protocol.0];
+    for (to, from) in header.iter_mut().zip(parts.chain(&length.to_be_bytes()).chain(&last)) {
+        *to = *from;
+    }
+    fold(&header)
+}
+
+/// Whether two sums are the same number; ones' complement has two zeros.
+const fn same(a: u16, b: u16) -> bool {
+    a % 0xffff == b % 0xffff
+}
+
+/// Writes the CRC-32C of an SCTP packet (RFC 9260, 6.8), the checksum field counted as zero and the
+/// result in little-endian order. SCTP has no pseudo header.
+fn complete_sctp(packet: &mut [u8], field: usize) {
+    let Some(place) = packet.get_mut(field..field + 4) else { return };
+    place.fill(0);
+    let crc = !packet.iter().fold(u32::MAX, |crc, &byte| {
+        let [low, ..] = crc.to_le_bytes();
+        let entry = CRC32C.get(usize::from(low ^ byte)).copied().unwrap_or(0);
+        (crc >> 8) ^ entry
+    });
+    if let Some(place) = packet.get_mut(field..field + 4) {
+        place.copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// The CRC of each byte, by the reversed Castagnoli polynomial.
+const CRC32C: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0_u32;
+    while byte < 256 {
+        let mut crc = byte;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+            bit += 1;
+        }
+        table[byte as usize] = crc;
+        byte += 1;
+    }
+    table
+};
 
 /// The ones' complement sum of 16-bit words (RFC 1071). Summed in wide words of either byte order,
 /// which gives the same, turned round at the end.
@@ -97,6 +156,31 @@ mod tests {
             frame[40..42].copy_from_slice(&fold(&pseudo).to_be_bytes());
             complete_checksum(&mut frame);
             assert_eq!(frame, complete, "payload of {length}");
+        }
+    }
+
+    #[test]
+    fn the_crc_of_sctp_is_castagnolis() {
+        // The check value of CRC-32C is that of "123456789"; zeros in the field add nothing there
+        // that the definition does not.
+        let mut packet = *b"\0\0\0\0";
+        complete_sctp(&mut packet, 0);
+        assert_eq!(packet, 0x4867_4bc7_u32.to_le_bytes(), "four zero bytes");
+        let mut packet = [0xff; 32];
+        complete_sctp(&mut packet, 28);
+        let mut again = packet;
+        complete_sctp(&mut again, 28);
+        assert_eq!(packet, again);
+    }
+
+    #[test]
+    fn a_checksum_that_is_not_partial_is_left_alone() {
+        for field in [[0, 0], [0x12, 0x34]] {
+            let mut frame = udp_frame(b"as in the outer header of a tunnel");
+            frame[40..42].copy_from_slice(&field);
+            let before = frame.clone();
+            complete_checksum(&mut frame);
+            assert_eq!(frame, before);
         }
     }
 }

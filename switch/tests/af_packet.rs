@@ -4,13 +4,14 @@ mod isolated;
 
 use isolated::{isolated, two_hosts};
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
 use usnet_shmring::pool::Pool;
 use usnet_shmring::region::Writer;
 use usnet_switch::classify::Mac;
 use usnet_switch::net::Netlink;
 use usnet_switch::net::namespace::Namespace;
+use usnet_switch::net::sysctl::Setting;
 use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use usnet_switch::port::{Burst, Port};
 use usnet_switch::time::Time;
@@ -122,6 +123,111 @@ fn bytes_that_wait_at_a_local_receiver_do_not_change() {
             }
             port.close(&mut pool);
             Netlink::open().unwrap().delete_link("sv0").unwrap();
+        }
+    });
+}
+
+/// A veth pair whose ends are ports.
+fn joined_ports(ring: RingVersion) -> (AfPacket, AfPacket) {
+    let mut net = Netlink::open().unwrap();
+    net.add_veth("la", "lb", None).unwrap();
+    for name in ["la", "lb"] {
+        Setting::Ipv6Disable.change(name, 1).unwrap().keep();
+        net.set_up(name).unwrap();
+    }
+    let open = |name| AfPacket::open(&AfPacketSpec { frames: 1024, ..spec(name, ring) }).unwrap();
+    (open("la"), open("lb"))
+}
+
+#[test]
+fn a_frame_that_no_longer_fits_is_refused_and_the_others_go_on() {
+    isolated("a_frame_that_no_longer_fits_is_refused_and_the_others_go_on", || {
+        for ring in [RingVersion::V2, RingVersion::V3] {
+            let (mut a, mut b) = joined_ports(ring);
+            let mut net = Netlink::open().unwrap();
+            net.set_mtu("la", 500).unwrap();
+            let mut pool = pool();
+            let frame = |n: u32| {
+                let len = if n.is_multiple_of(3) { 900 } else { 100 };
+                let mut frame = vec![0xff; len];
+                frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+                frame[14..18].copy_from_slice(&n.to_be_bytes());
+                frame
+            };
+            let frames: Vec<_> = (0..30).map(frame).collect();
+            send_all(&mut a, &mut pool, &frames);
+            let mut got = Vec::new();
+            let mut burst = Burst::new();
+            let start = Instant::now();
+            while got.len() < 20 && start.elapsed() < Duration::from_secs(20) {
+                let now = Time(u64::try_from(start.elapsed().as_nanos()).unwrap());
+                b.receive(now, &mut pool, &mut burst).unwrap();
+                while let Some(frame) = burst.pop() {
+                    got.push(pool.bytes(&frame).to_vec());
+                    pool.free(frame);
+                }
+            }
+            let expected: Vec<_> = frames.iter().filter(|f| f.len() == 100).cloned().collect();
+            assert!(got == expected, "{} frames came with {ring:?}", got.len());
+            let counters = a.counters();
+            assert_eq!((counters.transmitted, counters.transmit_errors), (20, 10));
+            assert_eq!(counters.transmitted_bytes, 2000);
+            net.delete_link("la").unwrap();
+            // The ports of a link that is gone say so.
+            let gone = (0..1000).any(|n| {
+                let now = Time(n * 20_000_000);
+                b.receive(now, &mut pool, &mut burst).is_err()
+            });
+            assert!(gone, "the link was removed");
+        }
+    });
+}
+
+#[test]
+#[ignore = "prints the round trip and the rate of both ring versions; decides nothing"]
+fn measure_round_trip_and_rate() {
+    isolated("measure_round_trip_and_rate", || {
+        for ring in [RingVersion::V2, RingVersion::V3] {
+            let (mut a, mut b) = joined_ports(ring);
+            let mut pool = pool();
+            let mut burst = Burst::new();
+            let bytes = [&[0xff; 12][..], &[0x88, 0xb5], &[0; 46]].concat();
+            let start = Instant::now();
+            let now = || Time(u64::try_from(start.elapsed().as_nanos()).unwrap());
+            let mut times = Vec::new();
+            for _ in 0..2000 {
+                let begin = Instant::now();
+                let mut frame = pool.alloc().unwrap();
+                assert!(pool.fill(&mut frame, &bytes));
+                burst.push(frame).unwrap();
+                for (from, to) in [(&mut a, &mut b)] {
+                    from.transmit(now(), &mut pool, &mut burst).unwrap();
+                    while to.receive(now(), &mut pool, &mut burst).unwrap() == 0 {}
+                    to.transmit(now(), &mut pool, &mut burst).unwrap();
+                    while from.receive(now(), &mut pool, &mut burst).unwrap() == 0 {}
+                }
+                times.push(begin.elapsed());
+                burst.clear(&mut pool);
+            }
+            times.sort_unstable();
+            let begin = Instant::now();
+            let (mut sent, mut received) = (0, 0);
+            while begin.elapsed() < Duration::from_secs(2) {
+                while burst.room() > 0 {
+                    let mut frame = pool.alloc().unwrap();
+                    assert!(pool.fill(&mut frame, &bytes));
+                    burst.push(frame).unwrap();
+                }
+                sent += a.transmit(now(), &mut pool, &mut burst).unwrap();
+                let mut arrived = Burst::new();
+                received += b.receive(now(), &mut pool, &mut arrived).unwrap();
+                arrived.clear(&mut pool);
+            }
+            burst.clear(&mut pool);
+            let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+            let rate = f64::from(u32::try_from(received).unwrap()) / begin.elapsed().as_secs_f64();
+            eprintln!("{ring:?}: round trip p50 {half:?} p99 {most:?}; sent {sent}, {rate:.0}/s");
+            Netlink::open().unwrap().delete_link("la").unwrap();
         }
     });
 }

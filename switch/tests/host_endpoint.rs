@@ -10,9 +10,10 @@
 mod isolated;
 
 use isolated::{isolated, isolated_as, skip, two_hosts};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use usnet_shmring::region::Writer;
 use usnet_switch::config::Config;
 use usnet_switch::daemon::interface::{self, Opened, Wires};
 use usnet_switch::net::Netlink;
-use usnet_switch::net::namespace::Namespace;
+use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::{Offload, Offloads};
 use usnet_switch::net::sysctl::Setting;
 use usnet_switch::port::Burst;
@@ -188,8 +189,8 @@ fn the_kernel_goes_on_serving(host: &str, reverse_path: i32) {
     assert!(carried > 1000, "only {carried} frames came by way of the endpoint");
     drop(opened);
     assert_eq!(fetch(&peer, "10.9.0.1", 1000), 1000, "as before");
-    let left: Vec<_> = Netlink::open().unwrap().links().unwrap();
-    let left: Vec<_> = left.iter().map(|link| link.name.as_str()).filter(|n| *n != "lo").collect();
+    let links = Netlink::open().unwrap().links().unwrap();
+    let left: Vec<_> = links.iter().map(|link| link.name.as_str()).filter(|n| *n != "lo").collect();
     assert_eq!(left, ["sv0"]);
     assert_eq!(Setting::Ipv4ReversePath.read("all").unwrap(), reverse_path);
 }
@@ -229,4 +230,44 @@ fn an_ordinary_user_shares_an_interface_with_the_kernel() {
     let name = "an_ordinary_user_shares_an_interface_with_the_kernel";
     let nobody = rustix::process::geteuid().is_root().then_some(65534);
     isolated_as(nobody, name, || the_kernel_goes_on_serving("auto", 1));
+}
+
+/// Set in the child of the next test, to the kind of endpoint that it holds.
+const HOLDER: &str = "USNET_TEST_HOLDS_ENDPOINT";
+
+#[test]
+fn nothing_is_left_of_a_shared_interface_after_sigkill() {
+    let name = "nothing_is_left_of_a_shared_interface_after_sigkill";
+    if let Ok(host) = std::env::var(HOLDER) {
+        let _opened = open(&host);
+        println!("SHARED");
+        thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let kinds = if tun_is_missing(name) { &["veth"][..] } else { &["veth", "tap"] };
+    isolated(name, || {
+        let peer = two_hosts();
+        for host in kinds {
+            let mut command = Command::new("/proc/self/exe");
+            command.args(["--exact", name, "--nocapture"]).env(HOLDER, host).stdout(Stdio::piped());
+            namespace::die_with_parent(&mut command);
+            let mut holder = command.spawn().unwrap();
+            let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap().contains("SHARED")), "{host}");
+            let links = || {
+                let links = Netlink::open().unwrap().links().unwrap();
+                links.into_iter().map(|link| link.name).filter(|n| n != "lo").collect::<Vec<_>>()
+            };
+            assert_eq!(links().len(), 2, "{host}: {:?}", links());
+            holder.kill().unwrap();
+            holder.wait().unwrap();
+            // The kernel takes a namespace apart in its own time.
+            let start = Instant::now();
+            while links() != ["sv0"] {
+                assert!(start.elapsed() < PATIENCE, "{host}: {:?}", links());
+                thread::sleep(Duration::from_millis(10));
+            }
+            assert_eq!(fetch(&peer, "10.9.0.1", 1000), 1000, "{host}: the kernel hears again");
+        }
+    });
 }

@@ -17,6 +17,7 @@
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network};
 use crate::net::guard::{Guard, Pass};
+use crate::net::namespace::Namespace;
 use crate::net::offload::{Offload, Offloads};
 use crate::net::sysctl::{Changed, Setting};
 use crate::net::{InterfaceAddress, Link, NetError, Netlink, Scope};
@@ -28,6 +29,7 @@ use crate::switch::InterfaceSpec;
 use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use thiserror::Error;
 
 /// Why an interface could not be opened.
@@ -337,19 +339,43 @@ fn open_host(
         set_up_host(netlink, interface, &name)?;
         return Ok(Box::new(tap));
     }
+    open_host_veth(kept, netlink, interface, link.mac, mtu, &name)
+}
+
+/// A veth pair: the kernel's end here, ours in a namespace that only its socket keeps. So the pair
+/// goes with this process even if it is killed.
+fn open_host_veth(
+    kept: &mut Kept,
+    netlink: &mut Netlink,
+    interface: &Interface,
+    mac: Mac,
+    mtu: u16,
+    name: &str,
+) -> Result<Box<dyn Port>, OpenError> {
     let inner: String = format!("v-{}", interface.name).chars().take(15).collect();
-    netlink.add_veth(&name, &inner, None).map_err(net_error(interface))?;
+    // Without CAP_SYS_ADMIN there is no such namespace, and our end lies beside the kernel's.
+    let namespace = Namespace::create().ok();
+    netlink
+        .add_veth(name, &inner, namespace.as_ref().map(AsFd::as_fd))
+        .map_err(net_error(interface))?;
     let own = Netlink::open().map_err(net_error(interface))?;
-    kept.veth = Some((own, name.clone()));
-    netlink.set_mac(&name, link.mac).map_err(net_error(interface))?;
-    for end in [&name, &inner] {
-        netlink.set_mtu(end, mtu.into()).map_err(net_error(interface))?;
-    }
-    set_up_host(netlink, interface, &name)?;
-    let _ = Setting::Ipv6Disable.change(&inner, 1).map(Changed::keep);
-    netlink.set_up(&inner).map_err(net_error(interface))?;
-    let end = netlink.link(&inner).map_err(net_error(interface))?;
-    Ok(Box::new(open_socket(interface, &end, mtu)?))
+    kept.veth = Some((own, name.to_owned()));
+    netlink.set_mac(name, mac).map_err(net_error(interface))?;
+    netlink.set_mtu(name, mtu.into()).map_err(net_error(interface))?;
+    set_up_host(netlink, interface, name)?;
+    let open_inner = || {
+        let mut netlink = Netlink::open().map_err(net_error(interface))?;
+        netlink.set_mtu(&inner, mtu.into()).map_err(net_error(interface))?;
+        let _ = Setting::Ipv6Disable.change(&inner, 1).map(Changed::keep);
+        netlink.set_up(&inner).map_err(net_error(interface))?;
+        let link = netlink.link(&inner).map_err(net_error(interface))?;
+        open_socket(interface, &link, mtu)
+    };
+    let socket = match namespace {
+        Some(namespace) => namespace.run(open_inner).map_err(net_error(interface))??,
+        None => open_inner()?,
+    };
+    Ok(Box::new(socket))
 }
 
 /// Makes the kernel accept at the endpoint what is for its other interface, and say nothing there.

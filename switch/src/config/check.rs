@@ -2,7 +2,7 @@
 
 use super::raw::{
     Account, Backend, HostEndpoint, RawConfig, RawControl, RawInterface, RawMemory, RawPolicy,
-    RawQuota, RawWorker, Sharing,
+    RawQuota, RawWorker, Ring, Sharing,
 };
 use super::{
     Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject, Worker,
@@ -233,7 +233,8 @@ fn check_interface(
     memory: &Memory,
     problems: &mut Problems,
 ) -> Interface {
-    let RawInterface { name, port, host, addresses, gateways, host_ports, network, mac, mtu } = raw;
+    let RawInterface { name, port, ring, host, addresses, gateways, host_ports, network, mac, mtu } =
+        raw;
     let is_name_byte = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
     if name.is_empty() || name.len() > 15 || !name.bytes().all(is_name_byte) || *name == ".." {
         let allowed = "must be 1 to 15 printable characters without space, `/` and `:`";
@@ -247,6 +248,10 @@ fn check_interface(
         let allowed =
             "must be \"none\" or \"auto\": only port \"af_packet\" has a kernel behind it";
         problems.add(format_args!("{key}.host"), value, allowed);
+    }
+    if *port != Backend::AfPacket && *ring != Ring::default() {
+        let allowed = "belongs to a packet socket, so only with port \"af_packet\"";
+        problems.add(format_args!("{key}.ring"), quoted("v3"), allowed);
     }
     let list_key = format!("{key}.addresses");
     let addresses: Vec<Network> = problems.list(&list_key, addresses, NETWORK);
@@ -294,6 +299,7 @@ fn check_interface(
     Interface {
         name: name.clone(),
         port: *port,
+        ring: *ring,
         host: *host,
         addresses,
         gateways,

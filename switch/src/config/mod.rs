@@ -22,7 +22,7 @@ mod service;
 pub use error::{ConfigError, Problem};
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};
-pub use raw::{Backend, HostEndpoint, RawConfig, Sharing};
+pub use raw::{Backend, HostEndpoint, RawConfig, Ring, Sharing};
 pub(crate) use service::protocol_name;
 pub use service::{Refused, Services};
 
@@ -99,6 +99,8 @@ pub struct Interface {
     pub name: String,
     /// How frames are read and written.
     pub port: Backend,
+    /// Form of the rings of a packet socket.
+    pub ring: Ring,
     /// How the kernel's own stack stays connected.
     pub host: HostEndpoint,
     /// Addresses shared by host and clients; empty means those of the link.

@@ -87,6 +87,18 @@ pub enum Backend {
     Wire,
 }
 
+/// Form of the rings of a packet socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ring {
+    /// TPACKET_V2: each frame is handed over at once; lowest latency.
+    #[default]
+    V2,
+    /// TPACKET_V3: frames are handed over in blocks, at most a millisecond late; cheapest at high
+    /// rates.
+    V3,
+}
+
 /// How the kernel's own stack stays connected to an interface that is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,6 +121,8 @@ pub(super) struct RawInterface {
     pub(super) name: String,
     #[serde(default)]
     pub(super) port: Backend,
+    #[serde(default)]
+    pub(super) ring: Ring,
     #[serde(default)]
     pub(super) host: HostEndpoint,
     #[serde(default)]

@@ -15,7 +15,7 @@
 //!   however it ends; receive offloads are put back by [`Kept`].
 
 use crate::classify::Mac;
-use crate::config::{Backend, HostEndpoint, Interface, Network};
+use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
 use crate::net::guard::{Guard, Pass};
 use crate::net::namespace::Namespace;
 use crate::net::offload::{Offload, Offloads};
@@ -258,7 +258,11 @@ fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
         HostEndpoint::None => None,
         _ => Some(open_host(&mut kept, &mut netlink, interface, &link, mtu)?),
     };
-    let wire = open_socket(interface, &link, mtu)?;
+    let ring = match interface.ring {
+        Ring::V2 => RingVersion::V2,
+        Ring::V3 => RingVersion::V3,
+    };
+    let wire = open_socket(interface, &link, mtu, ring)?;
     // Last: from here on the kernel depends on the switch.
     if host.is_some() {
         kept.guard = Some(Guard::install(name, &Pass::ALL).map_err(net_error(interface))?);
@@ -268,13 +272,18 @@ fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
     Ok(Opened { kept, ..opened })
 }
 
-fn open_socket(interface: &Interface, link: &Link, mtu: u16) -> Result<AfPacket, OpenError> {
+fn open_socket(
+    interface: &Interface,
+    link: &Link,
+    mtu: u16,
+    ring: RingVersion,
+) -> Result<AfPacket, OpenError> {
     let spec = AfPacketSpec {
         name: link.name.clone(),
         index: link.index,
         mac: link.mac,
         mtu,
-        ring: RingVersion::default(),
+        ring,
         frames: RING_FRAMES,
         promiscuous: false,
         bypass_qdisc: false,
@@ -369,7 +378,7 @@ fn open_host_veth(
         let _ = Setting::Ipv6Disable.change(&inner, 1).map(Changed::keep);
         netlink.set_up(&inner).map_err(net_error(interface))?;
         let link = netlink.link(&inner).map_err(net_error(interface))?;
-        open_socket(interface, &link, mtu)
+        open_socket(interface, &link, mtu, RingVersion::V2)
     };
     let socket = match namespace {
         Some(namespace) => namespace.run(open_inner).map_err(net_error(interface))??,

@@ -1,4 +1,4 @@
-//! Sockets shaped like those of `std::net`, each on a [`Stack`](crate::Stack).
+//! Sockets shaped like those of `std::net`, each on a [`Stack`].
 //!
 //! ```text
 //!   std::net::TcpListener::bind(addr)        usnet::net::TcpListener::bind(&stack, addr)

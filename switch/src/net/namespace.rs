@@ -18,7 +18,7 @@ use super::link::Netlink;
 use super::sys;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::process::{DumpableBehavior, Signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::ffi::CStr;
 use std::fs;
@@ -43,7 +43,7 @@ pub enum Privilege {
 /// # Errors
 /// Neither root's way nor a user namespace can be had; the text says what forbids it.
 pub fn enter_private() -> Result<Privilege, NetError> {
-    let privilege = Identity::of_process().enter().map_err(explain)?;
+    let privilege = enter().map_err(explain)?;
     bring_loopback_up()?;
     Ok(privilege)
 }
@@ -52,8 +52,7 @@ pub fn enter_private() -> Result<Privilege, NetError> {
 /// ordinary user by way of a user namespace). Its loopback is down: see [`bring_loopback_up`].
 /// Where this is not possible, starting the child fails; [`explain`] says why.
 pub fn isolate(command: &mut Command) {
-    let identity = Identity::of_process();
-    sys::before_exec(command, move || identity.enter().map(drop).map_err(io::Error::from));
+    sys::before_exec(command, || enter().map(drop).map_err(io::Error::from));
 }
 
 /// Makes the child that `command` starts die, by SIGKILL, when the *thread* that starts it ends.
@@ -168,38 +167,27 @@ fn failed(operation: &'static str, errno: Errno) -> NetError {
     NetError::Namespace { operation, hint: KernelNote::default(), source: errno.into() }
 }
 
-/// Who this process is outside of a user namespace.
-#[derive(Clone, Copy, Debug)]
-struct Identity {
-    user: u32,
-    group: u32,
-}
-
-impl Identity {
-    fn of_process() -> Self {
-        Self {
-            user: rustix::process::geteuid().as_raw(),
-            group: rustix::process::getegid().as_raw(),
-        }
+/// Enters new namespaces. Neither allocates nor locks, for it also runs between fork and exec.
+fn enter() -> Result<Privilege, Errno> {
+    match sys::unshare(UnshareFlags::NEWNET) {
+        Ok(()) => return Ok(Privilege::Capability),
+        Err(Errno::PERM) => {}
+        Err(other) => return Err(other),
     }
-
-    /// Enters new namespaces. Neither allocates nor locks, for it also runs between fork and exec.
-    fn enter(self) -> Result<Privilege, Errno> {
-        match sys::unshare(UnshareFlags::NEWNET) {
-            Ok(()) => return Ok(Privilege::Capability),
-            Err(Errno::PERM) => {}
-            Err(other) => return Err(other),
-        }
-        sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
-        // Without this an ordinary user may not map a group (user_namespaces(7)).
-        match write_file(c"/proc/self/setgroups", b"deny") {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(other) => return Err(other),
-        }
-        write_map(c"/proc/self/uid_map", self.user)?;
-        write_map(c"/proc/self/gid_map", self.group)?;
-        Ok(Privilege::UserNamespace)
+    // Inside nobody knows who we were.
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    // The files below are root's as long as this process, if it has changed its user, is not marked
+    // as one that may be looked into (proc(5)).
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
+    // Without this an ordinary user may not map a group (user_namespaces(7)).
+    match write_file(c"/proc/self/setgroups", b"deny") {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(other) => return Err(other),
     }
+    write_map(c"/proc/self/uid_map", user.as_raw())?;
+    write_map(c"/proc/self/gid_map", group.as_raw())?;
+    Ok(Privilege::UserNamespace)
 }
 
 /// Maps root inside to `outside`.

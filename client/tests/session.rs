@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 use usnet::{AttachError, Claim, FrameError, Mode, Options, RefusalCode, RequestError, Session};
 use usnet_shmring::control::{Message, SegmentAccess};
-use usnet_shmring::descriptor::{Fault, RawDescriptor};
+use usnet_shmring::descriptor::{Fault, RawDescriptor, RingName};
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::region::{Region, RegionError, Writer};
 use usnet_shmring::view::ViewError;
@@ -362,6 +362,20 @@ fn frames_of_a_group_are_copied_and_never_referred_to() {
     rustix::io::read(&fake.peers[1].kick, &mut kicks).unwrap();
     assert_eq!(u64::from_ne_bytes(kicks), 1);
     drop(sender);
+}
+
+#[test]
+fn an_own_slot_never_arrives_though_the_group_has_it() {
+    let mut fake = Fake::new();
+    let mut answer = fake.prepare();
+    let own = answer.attached.segments[0];
+    let access = SegmentAccess::Group as u32;
+    answer.attached.segments[2] = usnet_shmring::control::SegmentInfo { access, ..own };
+    let mut session = fake.answer(answer).unwrap();
+    fake.peers[0].queues.rx.push(RawDescriptor::new(own.first + 3, 0, 60)).unwrap();
+    fake.publish();
+    let found = fault(session.frames().receive());
+    assert_eq!(found, Fault::NotHeld { ring: RingName::Rx, slot: own.first + 3 });
 }
 
 #[test]

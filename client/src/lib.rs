@@ -9,6 +9,22 @@
 //!   session    attach, claim ports, detach
 //! ```
 //!
+//! ```no_run
+//! use std::io::{Read, Write};
+//! use usnet::net::TcpListener;
+//!
+//! fn main() -> std::io::Result<()> {
+//!     let stack = usnet::Stack::attach(usnet::StackOptions::named("echo"))?;
+//!     for stream in TcpListener::bind(&stack, "0.0.0.0:7")?.incoming() {
+//!         let mut stream = stream?;
+//!         let mut buffer = [0; 4096];
+//!         let count = stream.read(&mut buffer)?;
+//!         stream.write_all(&buffer[..count])?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
 //! A `usnetd` must run; [`Options`] says where it is looked for.
 
 pub mod control;

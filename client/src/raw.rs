@@ -24,6 +24,7 @@ use crate::error::FrameError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 pub use usnet_shmring::view::{BURST, BadLength, Receiver, RxFrame, Transmitter, TxFrame};
@@ -39,11 +40,13 @@ pub struct Frames {
     signals: Signals,
     /// The control connection, for its hang-up alone.
     control: OwnedFd,
+    /// Frames were published of which the daemon, if it sleeps, does not know.
+    unannounced: bool,
 }
 
 impl Frames {
     pub(crate) fn new(view: View, signals: Signals, control: OwnedFd) -> Self {
-        Self { view, signals, control }
+        Self { view, signals, control, unannounced: false }
     }
 
     /// Takes the next burst of frames, for [`next`](Self::next); the slots of the last one go back.
@@ -84,10 +87,23 @@ impl Frames {
     #[inline]
     pub fn flush(&mut self) -> Result<(), FrameError> {
         self.view.receiver.give_back();
-        let awaited = self.view.transmitter.publish() | self.view.receiver.take_owed();
+        let published = self.view.transmitter.publish() | mem::take(&mut self.unannounced);
+        let awaited = published | self.view.receiver.take_owed();
         if awaited && self.view.peer.must_wake() {
             self.kick()?;
         }
+        self.view.transmitter.reclaim()?;
+        Ok(())
+    }
+
+    /// Shows the daemon all frames sent since the last time, and takes sent slots back, but lets it
+    /// sleep: for those who go on at once and [`flush`](Self::flush) soon.
+    ///
+    /// # Errors
+    /// [`FrameError::Broken`]
+    #[inline]
+    pub fn publish(&mut self) -> Result<(), FrameError> {
+        self.unannounced |= self.view.transmitter.publish();
         self.view.transmitter.reclaim()?;
         Ok(())
     }
@@ -101,11 +117,15 @@ impl Frames {
         }
     }
 
-    /// Whether there is something to do: a frame to take, or slots that came back just now.
+    /// Whether there is something to do: a frame to take, or slots that came back.
     fn ready(&mut self, want: Want) -> Result<bool, FrameError> {
         let returned = self.view.transmitter.reclaim()?;
         if want == Want::Slots {
-            return Ok(returned > 0);
+            return Ok(self.view.transmitter.free() > 0);
+        }
+        // Slots may have come back before this call, to one who has not looked since.
+        if self.view.transmitter.is_relieved() {
+            return Ok(true);
         }
         let (left, waiting) = (self.view.receiver.left(), self.view.receiver.refresh()?);
         Ok(returned + left + waiting > 0)
@@ -138,7 +158,8 @@ impl Frames {
     }
 
     /// Sleeps until a frame or a sent slot arrives, one of `others` is readable, or `timeout` is
-    /// over (`None`: never). Returns at once if there is something to do. May return early.
+    /// over (`None`: never). Returns at once if there is something to do: frames wait, slots came back
+    /// just now, or [`transmit`](Self::transmit) has failed and would not now. May return early.
     ///
     /// # Errors
     /// [`FrameError::Gone`] once the daemon has ended the session, [`FrameError::Broken`] and
@@ -148,7 +169,11 @@ impl Frames {
         timeout: Option<Duration>,
         others: &[BorrowedFd<'_>],
     ) -> Result<(), FrameError> {
+        let free = self.view.transmitter.free();
         self.flush()?;
+        if self.view.transmitter.free() > free && others.is_empty() {
+            return Ok(());
+        }
         let timeout = if self.lie_down(Want::Anything)? { timeout } else { Some(Duration::ZERO) };
         let slept = sleep(&self.signals.wake, &self.control, others, timeout);
         self.rise();

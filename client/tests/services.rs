@@ -68,12 +68,15 @@ fn http_serves_pages_and_bytes_and_counts_them() {
         let mut post = format!("POST / {close}Content-Length: 300000\r\n\r\n").into_bytes();
         post.extend(&expected[..300_000]);
         assert_eq!(body(&ask(&a, at, &post)), b"300000\n");
-        // One connection, two requests: the second is the last one of the server.
+        // One that says nothing more does not keep the server from stopping.
+        let mut idle = TcpStream::connect(&a, at).unwrap();
+        // One without `close`: its request is the last one of the server.
         let kept = ask(&a, at, b"GET / HTTP/1.1\r\n\r\n");
         assert_eq!(body(&kept), b"a page");
         let counts = server.join().unwrap();
+        assert_eq!(idle.read(&mut [0; 8]).unwrap(), 0);
         let expected =
-            HttpCounts { connections: 6, requests: 6, sent: counts.sent, received: 300_000 };
+            HttpCounts { connections: 7, requests: 6, sent: counts.sent, received: 300_000 };
         assert_eq!(counts, expected);
     });
 }

@@ -261,6 +261,36 @@ fn slots_run_out_and_come_back() {
 }
 
 #[test]
+fn whoever_waits_for_slots_sees_those_that_came_before_the_wait() {
+    within(20, "the wait", || {
+        let mut fake = Fake::new();
+        let mut session = fake.attach();
+        let frames = session.frames();
+        while let Some(frame) = frames.transmit() {
+            frame.send(60).unwrap();
+        }
+        frames.flush().unwrap();
+        fake.take_sent(0);
+        fake.publish();
+        // Takes them back without a word.
+        frames.flush().unwrap();
+        frames.wait(None, &[]).unwrap();
+        assert!(frames.transmit().is_some());
+        // Who looks at the count instead, and not after a flush, is told as well.
+        while let Some(frame) = frames.transmit() {
+            frame.send(60).unwrap();
+        }
+        frames.flush().unwrap();
+        let _ = frames.split().1.next();
+        fake.take_sent(0);
+        fake.publish();
+        assert_eq!(frames.split().1.free(), 0);
+        frames.wait(None, &[]).unwrap();
+        assert!(frames.split().1.free() > 0);
+    });
+}
+
+#[test]
 fn a_slot_that_is_not_sent_stays_free() {
     let mut fake = Fake::new();
     let mut session = fake.attach();

@@ -508,6 +508,8 @@ pub struct Transmitter {
     free_count: usize,
     /// By index: sent, and not back yet.
     away: Box<[bool]>,
+    /// The last wish for a slot was not met.
+    wanting: bool,
 }
 
 impl Transmitter {
@@ -520,7 +522,7 @@ impl Transmitter {
         let free: Box<[u32]> = (0..segment.count).rev().collect();
         let free_count = free.len();
         let away = vec![false; free_count].into();
-        Self { tx, completion, segment, slot_size, free, free_count, away }
+        Self { tx, completion, segment, slot_size, free, free_count, away, wanting: false }
     }
 
     /// Slots that are free now.
@@ -546,12 +548,21 @@ impl Transmitter {
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "a frame borrows the transmitter")]
     pub fn next(&mut self) -> Option<TxFrame<'_>> {
-        let index = *self.free.get(self.free_count.checked_sub(1)?)?;
-        // A ring with room for every slot, as the daemon makes them, never comes here.
-        if self.tx.room() == 0 && !matches!(self.tx.refresh(), Ok(1..)) {
+        let top = self.free_count.checked_sub(1).and_then(|top| self.free.get(top)).copied();
+        // A ring with room for every slot, as the daemon makes them, is never full here.
+        let has_room = self.tx.room() > 0 || matches!(self.tx.refresh(), Ok(1..));
+        self.wanting = top.is_none() || !has_room;
+        if self.wanting {
             return None;
         }
-        Some(TxFrame { owner: self, index })
+        Some(TxFrame { owner: self, index: top? })
+    }
+
+    /// Whether [`next`](Self::next) has said that there is no slot, and now there is one.
+    #[inline]
+    #[must_use]
+    pub fn is_relieved(&self) -> bool {
+        self.wanting && self.free_count > 0
     }
 
     /// Shows the daemon all frames sent since the last time. Returns whether there were any: then it

@@ -8,9 +8,11 @@
 
 use crate::net::{TcpListener, TcpStream};
 use crate::stack::Stack;
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 /// Longest request line or header line, and most header lines.
@@ -90,24 +92,37 @@ pub fn serve(
     let listener = TcpListener::bind(stack, (Ipv4Addr::UNSPECIFIED, options.port))?;
     ready(listener.local_addr()?);
     let counters = Counters::default();
-    let (listener, counters) = (&listener, &counters);
+    let open = Mutex::new(HashMap::new());
+    let (listener, counters, open) = (&listener, &counters, &open);
+    let table = || open.lock().unwrap_or_else(PoisonError::into_inner);
     thread::scope(|scope| {
-        for stream in listener.incoming() {
-            match stream {
-                Ok(stream) => {
-                    counters.connections.fetch_add(1, Ordering::Relaxed);
-                    // A connection that cannot have a thread is closed.
-                    let _ = thread::Builder::new().stack_size(256 << 10).spawn_scoped(
-                        scope,
-                        // An error of a connection concerns its peer alone.
-                        move || drop(converse(&stream, options, counters, listener)),
-                    );
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => break,
-                Err(error) => return Err(error),
+        let mut number = 0u64;
+        let result = loop {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => Arc::new(stream),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            counters.connections.fetch_add(1, Ordering::Relaxed);
+            number += 1;
+            let own = number;
+            table().insert(own, Arc::clone(&stream));
+            let serve = move || {
+                // An error of a connection concerns its peer alone.
+                let _ = converse(&stream, options, counters, listener);
+                table().remove(&own);
+            };
+            let thread = thread::Builder::new().stack_size(256 << 10);
+            if thread.spawn_scoped(scope, serve).is_err() {
+                // A connection that cannot have a thread is closed.
+                table().remove(&own);
             }
+        };
+        // Those that wait for another request see the end of the connection.
+        for stream in table().values() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
-        Ok(())
+        result
     })?;
     Ok(counters.snapshot())
 }

@@ -242,15 +242,23 @@ impl Lab {
         self.ask(&["stats"])
     }
 
+    /// Frames in = out + used + dropped, slots = sum over owners.
+    ///
+    /// # Panics
+    /// If one is unaccounted for.
+    pub fn assert_books_balance(&self) {
+        let stats = self.stats();
+        for key in ["frames_conserved", "slots_conserved"] {
+            assert_eq!(find(&stats, key), Some(&Value::Bool(true)), "{key} in {stats:#}");
+        }
+    }
+
     /// Holds the switch to its books, and usnetd to its life.
     ///
     /// # Panics
     /// If a frame or a slot is unaccounted for, or usnetd has died.
     pub fn finish(mut self) {
-        let stats = self.stats();
-        for key in ["frames_conserved", "slots_conserved"] {
-            assert_eq!(find(&stats, key), Some(&Value::Bool(true)), "{key} in {stats:#}");
-        }
+        self.assert_books_balance();
         let ended = self.usnetd().try_wait().expect("its state");
         assert!(ended.is_none(), "usnetd has ended: {ended:?}\n{}", self.log());
     }

@@ -30,3 +30,14 @@ cargo --version
 for part in rustfmt clippy; do
     cargo "${part/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$part"
 done
+
+# Parts that some steps need and say so if they do not have. None stops the run: a machine may have no
+# nightly compiler, and no way to get one.
+have() { "$@" --version >/dev/null 2>&1; }
+if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
+    have cargo +nightly miri || rustup component add miri rust-src --toolchain nightly || true
+    have cargo +nightly fuzz || cargo install --locked --quiet cargo-fuzz || true
+    command -v c++ >/dev/null || [ "$(id -u)" -ne 0 ] || apt-get install -q -y --no-install-recommends g++ || true
+else
+    echo "no nightly compiler: the steps miri and fuzz will be skipped"
+fi

@@ -24,7 +24,8 @@ use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 use usnet_shmring::control::Channel;
-use usnet_switch::switch::{Snapshot, Switch};
+use usnet_switch::snapshot::Snapshot;
+use usnet_switch::switch::Switch;
 use usnet_switch::time::Time;
 
 /// How long a child runs before it counts.

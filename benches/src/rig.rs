@@ -26,7 +26,8 @@ use usnet_shmring::view::View;
 use usnet_switch::classify::{Mac, Protocol};
 use usnet_switch::port::{Burst, Port, PortCounters, PortInfo};
 use usnet_switch::session::{GroupId, SessionSpec};
-use usnet_switch::switch::{InterfaceSpec, Snapshot, Switch};
+use usnet_switch::snapshot::Snapshot;
+use usnet_switch::switch::{InterfaceSpec, Switch};
 use usnet_switch::time::Time;
 
 /// Cells of every ring.

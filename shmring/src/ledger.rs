@@ -5,15 +5,17 @@
 //!      Free  ------------> Daemon ------------> Lent(session) ----------------> Free
 //!        ^                   |                                                    (its home's list)
 //!        +------- free ------+
-//!                             accept (tx)             complete, or pass and return
-//!      Lent(session) --------------> Taken --------------------------> Lent(session)
-//!                                      |  session ended meanwhile
-//!                                      +------> Zombie -----> gone with its segment
+//!                         accept (tx)         pass                return (fill)
+//!      AtRest(session) --------------> Taken ------> Lent(another) -----------+
+//!        ^                              |                                     |
+//!        +-------------- complete ------+-------------------------------------+
 //! ```
 //!
 //! - Every slot is in one state; sum over states = slots, always ([`Audit`]).
 //! - A state changes only by [`Ledger::change`], which names the state it expects. An edge that is
 //!   not expected is refused, not repaired.
+//! - A transmit slot at rest is not `Lent`: what a session may return on fill and what it may send
+//!   are told apart by the state alone.
 
 use crate::descriptor::MAX_SLOTS;
 use core::fmt;
@@ -45,8 +47,10 @@ pub enum Owner {
     Daemon,
     /// A client-written slot, held as a token by the daemon or lent on to another session.
     Taken,
-    /// Held by a session: lent to it, or its own transmit slot at rest.
+    /// Lent to a session, which returns it on its fill ring.
     Lent(SessionId),
+    /// A session's own transmit slot, which it may send.
+    AtRest(SessionId),
 }
 
 /// The stored form: 16 bits, so that a whole entry is one 32-bit word.
@@ -54,15 +58,26 @@ pub enum Owner {
 struct Code(u16);
 
 impl Code {
+    const LENT: u16 = 0x8000;
+    const AT_REST: u16 = 0x4000;
+    const NUMBER: u16 = 0x3fff;
+
+    #[inline]
     const fn of(owner: Owner) -> Self {
         match owner {
             Owner::Unmapped => Self(0),
             Owner::Free => Self(1),
             Owner::Daemon => Self(2),
             Owner::Taken => Self(3),
-            // Beyond the limit numbers coincide, but never with another state.
-            Owner::Lent(session) => Self(16u16.saturating_add(session.0)),
+            Owner::Lent(session) => Self(Self::LENT | Self::number(session)),
+            Owner::AtRest(session) => Self(Self::AT_REST | Self::number(session)),
         }
+    }
+
+    /// Beyond the limit numbers coincide, but never with another state.
+    #[inline]
+    const fn number(session: SessionId) -> u16 {
+        if session.0 < Self::NUMBER { session.0 } else { Self::NUMBER }
     }
 
     const fn owner(self) -> Owner {
@@ -70,11 +85,14 @@ impl Code {
             1 => Owner::Free,
             2 => Owner::Daemon,
             3 => Owner::Taken,
-            lent @ 16.. => Owner::Lent(SessionId(lent - 16)),
+            lent @ Self::LENT.. => Owner::Lent(SessionId(lent & Self::NUMBER)),
+            rest @ Self::AT_REST.. => Owner::AtRest(SessionId(rest & Self::NUMBER)),
             _ => Owner::Unmapped,
         }
     }
 }
+
+const _: () = assert!(SessionId::LIMIT <= Code::NUMBER);
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -91,7 +109,7 @@ pub struct Audit {
     pub daemon: u32,
     /// Client-written slots held by the daemon.
     pub taken: u32,
-    /// Held by sessions.
+    /// Held by sessions, their own transmit slots at rest among them.
     pub lent: u32,
 }
 
@@ -131,6 +149,13 @@ impl Ledger {
     #[expect(clippy::cast_possible_truncation, reason = "at most 2^24 by construction")]
     pub fn slots(&self) -> u32 {
         self.entries.len() as u32
+    }
+
+    /// Whether `owner` owns `slot`.
+    #[inline]
+    #[must_use]
+    pub fn is(&self, slot: u32, owner: Owner) -> bool {
+        self.entries.get(slot as usize).is_some_and(|e| e.owner == Code::of(owner))
     }
 
     /// Who owns `slot`; `Unmapped` if it does not exist.
@@ -190,7 +215,7 @@ impl Ledger {
                 Owner::Free => audit.free += 1,
                 Owner::Daemon => audit.daemon += 1,
                 Owner::Taken => audit.taken += 1,
-                Owner::Lent(_) => audit.lent += 1,
+                Owner::Lent(_) | Owner::AtRest(_) => audit.lent += 1,
             }
         }
         audit

@@ -70,6 +70,8 @@ pub struct ClientFrame {
     slot: u32,
     offset: u16,
     length: u16,
+    /// Whose slot it is.
+    of: SessionId,
 }
 
 impl ClientFrame {
@@ -182,7 +184,7 @@ impl Pool {
         }
         let (writer, owner) = match kind {
             HomeKind::Port | HomeKind::Receive(_) => (Writer::Daemon, Owner::Free),
-            HomeKind::Transmit(session) => (Writer::Client, Owner::Lent(session)),
+            HomeKind::Transmit(session) => (Writer::Client, Owner::AtRest(session)),
         };
         if range.segment().writer() != writer {
             return Err(HomeError::WrongWriter(kind));
@@ -274,7 +276,7 @@ impl Pool {
     /// the daemon alone, and held by it.
     #[inline]
     fn granted(&self, frame: &Frame) -> bool {
-        self.ledger.owner(frame.slot) == Owner::Daemon
+        self.ledger.is(frame.slot, Owner::Daemon)
             && usize::from(frame.offset) + usize::from(frame.length) <= self.slot_size()
     }
 
@@ -368,24 +370,28 @@ impl Pool {
         session: SessionId,
         returned: RawDescriptor,
     ) -> Result<Returned, Fault> {
-        let slot = self.existing(RingName::Fill, returned)?;
-        let not_held = Fault::NotHeld { ring: RingName::Fill, slot };
-        let home = self.ledger.home(slot);
+        let ring = RingName::Fill;
+        let slot = self.existing(ring, returned)?;
+        // A session's own transmit slots are at rest, never lent to it: these are refused here too.
+        let Ok(home) = self.ledger.change(slot, Owner::Lent(session), Owner::Free) else {
+            return Err(Fault::NotHeld { ring, slot });
+        };
+        Ok(self.send_home(slot, home))
+    }
+
+    /// Brings a slot home that its holder has given back, and that the ledger calls free meanwhile.
+    #[inline]
+    fn send_home(&mut self, slot: u32, home: u16) -> Returned {
         match self.home(home).map(|h| h.kind) {
+            Some(HomeKind::Transmit(of)) => {
+                let _ = self.ledger.change(slot, Owner::Free, Owner::AtRest(of));
+                self.transmit_slot_is_home(slot, home, of)
+            }
             Some(HomeKind::Port | HomeKind::Receive(_)) => {
-                self.ledger
-                    .change(slot, Owner::Lent(session), Owner::Free)
-                    .map_err(|_| not_held)?;
                 self.put_free(slot, home);
-                Ok(Returned::Free)
+                Returned::Free
             }
-            Some(HomeKind::Transmit(of)) if of != session => {
-                self.ledger
-                    .change(slot, Owner::Lent(session), Owner::Lent(of))
-                    .map_err(|_| not_held)?;
-                Ok(self.transmit_slot_is_home(slot, home, of))
-            }
-            _ => Err(not_held),
+            None => Returned::Free,
         }
     }
 
@@ -419,18 +425,34 @@ impl Pool {
         if length < MIN_FRAME || u32::from(offset) + u32::from(length) > slot_size {
             return Err(Fault::OutOfSlot { ring, offset, length, slot_size });
         }
-        let home = self.ledger.home(slot);
-        match self.home_mut(home) {
-            Some(h) if h.kind == HomeKind::Transmit(session) => h.away += 1,
-            _ => return Err(Fault::NotHeld { ring, slot }),
-        }
-        if self.ledger.change(slot, Owner::Lent(session), Owner::Taken).is_err() {
-            if let Some(h) = self.home_mut(home) {
-                h.away -= 1;
-            }
+        let Ok(home) = self.ledger.change(slot, Owner::AtRest(session), Owner::Taken) else {
             return Err(Fault::NotHeld { ring, slot });
+        };
+        if let Some(h) = self.home_mut(home) {
+            h.away += 1;
         }
-        Ok(ClientFrame { slot, offset, length })
+        Ok(ClientFrame { slot, offset, length, of: session })
+    }
+
+    /// [Accepts](Self::accept) a frame and copies its first bytes, as many as it and `head` have.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    #[inline]
+    pub fn accept_head(
+        &mut self,
+        session: SessionId,
+        sent: RawDescriptor,
+        head: &mut [u8],
+    ) -> Result<(ClientFrame, usize), Fault> {
+        let frame = self.accept(session, sent)?;
+        let count = head.len().min(frame.len());
+        let Some(head) = head.get_mut(..count) else { return Ok((frame, 0)) };
+        // SAFETY: `accept` has checked that the frame lies in its slot, and found the ledger to say
+        // that the slot is a session's at rest: so its home is in this pool, and it is mapped.
+        unsafe { copy_racy(self.arena.address(frame.slot, frame.offset), head) };
+        Ok((frame, count))
     }
 
     #[inline]
@@ -454,7 +476,7 @@ impl Pool {
     /// Whether the ledger grants the daemon to copy the bytes of this frame.
     #[inline]
     fn taken(&self, frame: &ClientFrame) -> bool {
-        self.ledger.owner(frame.slot) == Owner::Taken
+        self.ledger.is(frame.slot, Owner::Taken)
             && usize::from(frame.offset) + usize::from(frame.length) <= self.slot_size()
     }
 
@@ -500,10 +522,9 @@ impl Pool {
     /// `None` if the session has ended.
     #[inline]
     pub fn complete(&mut self, frame: ClientFrame) -> Option<(SessionId, RawDescriptor)> {
-        let home = self.ledger.home(frame.slot);
-        let Some(HomeKind::Transmit(of)) = self.home(home).map(|h| h.kind) else { return None };
-        self.ledger.change(frame.slot, Owner::Taken, Owner::Lent(of)).ok()?;
-        match self.transmit_slot_is_home(frame.slot, home, of) {
+        let ClientFrame { slot, of, .. } = frame;
+        let home = self.ledger.change(slot, Owner::Taken, Owner::AtRest(of)).ok()?;
+        match self.transmit_slot_is_home(slot, home, of) {
             Returned::Completed(of, raw) => Some((of, raw)),
             Returned::Free => None,
         }
@@ -512,20 +533,16 @@ impl Pool {
     /// Lends a client's frame on to another session of its group, as it lies.
     ///
     /// # Errors
-    /// The frame comes back if it is `to`'s own (by the ledger it would be at rest, and could not be
-    /// returned), or is not of this pool.
+    /// The frame comes back if it is `to`'s own, which a client does not expect to see on its rx ring,
+    /// or is not of this pool.
     #[inline]
     pub fn pass(
         &mut self,
         frame: ClientFrame,
         to: SessionId,
     ) -> Result<RawDescriptor, ClientFrame> {
-        let own = self.ledger.home(frame.slot);
-        match self.home(own).map(|h| h.kind) {
-            Some(HomeKind::Transmit(of)) if of != to => {}
-            _ => return Err(frame),
-        }
-        if self.ledger.change(frame.slot, Owner::Taken, Owner::Lent(to)).is_err() {
+        if frame.of == to || self.ledger.change(frame.slot, Owner::Taken, Owner::Lent(to)).is_err()
+        {
             return Err(frame);
         }
         Ok(RawDescriptor::new(frame.slot, frame.offset, frame.length))
@@ -551,23 +568,12 @@ impl Pool {
         }
         let held: Vec<u32> = self.ledger.owned_by(Owner::Lent(session)).collect();
         for slot in held {
-            let home = self.ledger.home(slot);
-            let Some((kind, closing)) = self.home(home).map(|h| (h.kind, h.closing)) else {
+            let closing = self.home(self.ledger.home(slot)).is_none_or(|h| h.closing);
+            let Ok(home) = self.ledger.change(slot, Owner::Lent(session), Owner::Free) else {
                 continue;
             };
-            match kind {
-                HomeKind::Transmit(of) if of == session => continue,
-                HomeKind::Transmit(of) => {
-                    let _ = self.ledger.change(slot, Owner::Lent(session), Owner::Lent(of));
-                    if let Returned::Completed(of, raw) = self.transmit_slot_is_home(slot, home, of)
-                    {
-                        ended.completed.push((of, raw));
-                    }
-                }
-                HomeKind::Port | HomeKind::Receive(_) => {
-                    let _ = self.ledger.change(slot, Owner::Lent(session), Owner::Free);
-                    self.put_free(slot, home);
-                }
+            if let Returned::Completed(of, raw) = self.send_home(slot, home) {
+                ended.completed.push((of, raw));
             }
             ended.recovered += u32::from(!closing);
         }

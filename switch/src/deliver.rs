@@ -13,19 +13,51 @@
 //! - Every frame that comes in here is counted once: delivered, handed to a port's burst, or dropped
 //!   with a reason. Every slot goes on or back.
 
+use crate::classify::{FIRST_LEN, HEAD_LEN};
 use crate::port::{BURST, Burst};
 use crate::session::Session;
 use crate::stats::Totals;
 use crate::verdict::DropReason;
-use usnet_shmring::descriptor::Fault;
+use usnet_shmring::descriptor::{Fault, RawDescriptor};
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::{ClientFrame, Frame, Pool, Returned};
 
-/// A client's frame on its way: the token and the private copy of its head that was judged.
+/// A client's frame on its way: the token and the private copy of its head that is judged.
 #[derive(Debug)]
 pub(crate) struct Sent<'a> {
     pub(crate) frame: ClientFrame,
-    pub(crate) head: &'a [u8],
+    buffer: &'a mut [u8; HEAD_LEN],
+    known: usize,
+}
+
+impl<'a> Sent<'a> {
+    /// Takes a frame over from a client's tx ring and copies the beginning of its head.
+    #[inline(always)]
+    pub(crate) fn accept(
+        pool: &mut Pool,
+        from: SessionId,
+        raw: RawDescriptor,
+        buffer: &'a mut [u8; HEAD_LEN],
+    ) -> Result<Self, Fault> {
+        let first = buffer.first_chunk_mut::<FIRST_LEN>().map_or(&mut [][..], |first| first);
+        let (frame, known) = pool.accept_head(from, raw, first)?;
+        Ok(Self { frame, buffer, known })
+    }
+
+    /// What was copied. Each byte was read once: what is judged is what is sent on.
+    #[inline(always)]
+    pub(crate) fn head(&self) -> &[u8] {
+        self.buffer.get(..self.known).unwrap_or_default()
+    }
+
+    /// Copies the rest of the head, for a frame that the beginning does not decide.
+    pub(crate) fn read_on(&mut self, pool: &Pool) {
+        if let Some(rest) = self.buffer.get_mut(self.known..)
+            && let Ok(at) = u16::try_from(self.known)
+        {
+            self.known += pool.snapshot(&self.frame, at, rest);
+        }
+    }
 }
 
 /// Everything that delivery needs.
@@ -156,7 +188,7 @@ impl Deliver {
     /// A daemon's copy of a client's frame, its head as it was judged; the token stays.
     pub(crate) fn copy_sent(&mut self, sent: &Sent<'_>) -> Option<Frame> {
         let mut copy = self.pool.alloc()?;
-        if self.pool.copy_vetted(sent.head, &sent.frame, &mut copy) {
+        if self.pool.copy_vetted(sent.head(), &sent.frame, &mut copy) {
             return Some(copy);
         }
         self.pool.free(copy);
@@ -257,7 +289,7 @@ impl Deliver {
                 } else {
                     let home = session.receive.unwrap_or(pool.port_home());
                     let lent = pool.alloc_from(home).and_then(|mut own| {
-                        pool.copy_vetted(sent.head, &sent.frame, &mut own);
+                        pool.copy_vetted(sent.head(), &sent.frame, &mut own);
                         pool.lend(own, to)
                     });
                     (lent, Some(sent.frame))
@@ -294,7 +326,7 @@ impl Deliver {
     /// Takes back what a session put on its fill ring: at most one burst. Returns how many slots.
     #[inline]
     pub(crate) fn take_returned(&mut self, id: SessionId) -> Result<usize, Fault> {
-        let mut returned = [usnet_shmring::descriptor::RawDescriptor::default(); BURST];
+        let mut returned = [RawDescriptor::default(); BURST];
         let count = match self.session_mut(id) {
             Some(session) => {
                 let fill = &mut session.queues.fill;
@@ -322,11 +354,7 @@ impl Deliver {
 
     /// Puts a slot on its owner's completion ring, which has room for all its slots that are away.
     #[inline]
-    pub(crate) fn push_completion(
-        &mut self,
-        owner: SessionId,
-        raw: usnet_shmring::descriptor::RawDescriptor,
-    ) {
+    pub(crate) fn push_completion(&mut self, owner: SessionId, raw: RawDescriptor) {
         let Self { sessions, touched, .. } = self;
         if let Some(Some(session)) = sessions.get_mut(usize::from(owner.0)) {
             let _ = session.queues.completion.push(raw);

@@ -28,6 +28,7 @@ mod deliver;
 mod interface;
 
 pub mod session;
+pub mod snapshot;
 pub mod stats;
 pub mod switch;
 pub mod time;

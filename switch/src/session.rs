@@ -3,7 +3,6 @@
 use crate::classify::{Address, Flow};
 use crate::stats::SessionCounters;
 use crate::steer::Table;
-use crate::switch::InterfaceId;
 use crate::time::Time;
 use crate::verdict::Receiver;
 use rustix::net::SendFlags;
@@ -14,6 +13,10 @@ use usnet_shmring::arena::SlotRange;
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::HomeId;
 use usnet_shmring::queues::DaemonQueues;
+
+/// Number of an interface in its switch, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceId(pub u8);
 
 /// A trust group: its members may see each other's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

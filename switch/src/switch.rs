@@ -12,15 +12,15 @@
 
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::deliver::{Deliver, Sent, tx_budget};
-use crate::interface::{Interface, Outlet};
+use crate::interface::{Interface, Outlet, Recent};
 use crate::net::guard::Pass;
-use crate::port::{BURST, Burst, Port, PortCounters, PortInfo};
-use crate::session::{GroupId, Session, SessionSpec, Waker};
-use crate::stats::{SessionCounters, Totals};
+use crate::port::{BURST, Burst, Port};
+use crate::session::{InterfaceId, Session, SessionSpec, Waker};
+use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
+use crate::stats::SessionCounters;
 use crate::steer::{EXACT_FLOWS, FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
-use serde::Serialize;
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
@@ -30,10 +30,6 @@ use usnet_shmring::arena::SlotRange;
 use usnet_shmring::descriptor::{Fault, RawDescriptor};
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::{HomeError, HomeKind, Pool};
-
-/// Number of an interface in its switch, from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct InterfaceId(pub u8);
 
 /// All that an interface is made of.
 #[derive(Debug)]
@@ -180,6 +176,7 @@ impl Switch {
             frame_limit: usize::from(spec.mtu) + 14,
             table,
             sent_fragments: FragmentTable::new(!seed),
+            recent: Recent::new(seed.rotate_left(32)),
             wire: Outlet::new(spec.wire),
             host: spec.host.map(Outlet::new),
             kernel_hears: spec.kernel_hears,
@@ -554,121 +551,8 @@ fn drain_tx(
         deliver.pool.prefetch(*raw);
     }
     for raw in raws {
-        let frame = deliver.pool.accept(session.id, *raw)?;
-        let used = deliver.pool.snapshot(&frame, 0, head);
-        let sent = Sent { frame, head: head.get(..used).unwrap_or_default() };
+        let sent = Sent::accept(&mut deliver.pool, session.id, *raw, head)?;
         interface.from_client(deliver, session, sent, answers, now);
     }
     Ok(count)
-}
-
-/// Slots by owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SlotCount {
-    /// On a free list.
-    pub free: u32,
-    /// Held by the daemon: on the way, or in a port's rings.
-    pub daemon: u32,
-    /// Clients' slots held by the daemon.
-    pub taken: u32,
-    /// Held by clients.
-    pub lent: u32,
-    /// All that there are.
-    pub total: u32,
-}
-
-/// A port at one moment.
-#[derive(Clone, Debug, Serialize)]
-pub struct PortSnapshot {
-    /// Name of the interface or wire end.
-    pub name: String,
-    /// Kind of back end.
-    pub backend: &'static str,
-    /// Whether it has failed.
-    pub gone: bool,
-    /// Its counters.
-    pub counters: PortCounters,
-}
-
-impl PortSnapshot {
-    fn of(outlet: &Outlet) -> Self {
-        let PortInfo { name, backend, .. } = outlet.port.info();
-        Self { name: name.clone(), backend, gone: outlet.gone, counters: outlet.port.counters() }
-    }
-}
-
-/// An interface at one moment.
-#[derive(Clone, Debug, Serialize)]
-pub struct InterfaceSnapshot {
-    /// Its link address.
-    pub mac: String,
-    /// The port to the network.
-    pub wire: PortSnapshot,
-    /// The port to the kernel's stack.
-    pub host: Option<PortSnapshot>,
-    /// Exact and learned flows.
-    pub flows: usize,
-    /// Attached clients.
-    pub clients: usize,
-}
-
-impl InterfaceSnapshot {
-    fn of(interface: &Interface) -> Self {
-        Self {
-            mac: interface.mac.to_string(),
-            wire: PortSnapshot::of(&interface.wire),
-            host: interface.host.as_ref().map(PortSnapshot::of),
-            flows: interface.table.flows(),
-            clients: interface.clients.len(),
-        }
-    }
-}
-
-/// A session at one moment.
-#[derive(Clone, Debug, Serialize)]
-pub struct SessionSnapshot {
-    /// Its number.
-    pub id: u16,
-    /// Its interface's number.
-    pub interface: u8,
-    /// Its trust group, in mode `shared`.
-    pub group: Option<u16>,
-    /// Whether its frames are copied (`isolated`) or handed over as they lie (`shared`).
-    pub isolated: bool,
-    /// Descriptors on its rx ring that it was not yet seen to take.
-    pub rx_in_flight: u32,
-    /// Its counters.
-    pub counters: SessionCounters,
-}
-
-impl SessionSnapshot {
-    fn of(session: &Session) -> Self {
-        Self {
-            id: session.id.0,
-            interface: session.interface.0,
-            group: session.group.map(|GroupId(group)| group),
-            isolated: session.receive.is_some(),
-            rx_in_flight: session.queues.rx.in_flight(),
-            counters: session.counters,
-        }
-    }
-}
-
-/// Everything at one moment.
-#[derive(Clone, Debug, Serialize)]
-pub struct Snapshot {
-    /// Frames of the whole switch.
-    pub totals: Totals,
-    /// Frames that wait for a port.
-    pub waiting: u64,
-    /// Whether frames in = delivered + used up + dropped + waiting.
-    pub frames_conserved: bool,
-    /// Slots by owner.
-    pub slots: SlotCount,
-    /// Whether the owners' slots add up to all that there are.
-    pub slots_conserved: bool,
-    /// Interfaces, in order of their numbers.
-    pub interfaces: Vec<InterfaceSnapshot>,
-    /// Sessions, in order of their numbers.
-    pub sessions: Vec<SessionSnapshot>,
 }

@@ -6,10 +6,10 @@
 //! service) is refused: what is not named here is not permitted.
 
 use crate::classify::{
-    Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Payload,
+    Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Payload, Plain,
 };
 use crate::session::Session;
-use crate::steer::{DatagramKey, FragmentTable, Table};
+use crate::steer::{DatagramKey, FlowIndex, FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use usnet_shmring::ledger::SessionId;
@@ -19,8 +19,28 @@ use usnet_shmring::ledger::SessionId;
 pub(crate) enum Vetted {
     /// Nothing.
     Plain,
+    /// Nothing: its answers were learned before, there.
+    Known(FlowIndex),
     /// Its answers have to be learned: this flow, as it will arrive.
     Learn(Flow),
+}
+
+/// What [`vet`] says of a plain frame.
+#[inline(always)]
+pub(crate) fn vet_plain(
+    session: &Session,
+    mac: Mac,
+    table: &mut Table,
+    frame: &Plain,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    if frame.source != mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    if !session.owns(frame.flow.source) {
+        return Err(DropReason::SpoofedAddress);
+    }
+    vet_ports(session, table, &frame.flow, now)
 }
 
 /// Judges a frame of `session`, sent on an interface with link address `mac`. `frame` was read from
@@ -117,14 +137,25 @@ fn vet_transport(
             if !flow.ports_known {
                 return Err(DropReason::NotPermitted);
             }
-            match table.listener(flow.source, flow.protocol, flow.source_port) {
-                Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
-                Some(_) => Err(DropReason::SpoofedPort),
-                None => learned(session, table, flow.reversed(), now),
-            }
+            vet_ports(session, table, flow, now)
         }
         IpKind::Icmp(icmp) => vet_icmp(session, table, flow, &icmp, now),
         IpKind::Igmp | IpKind::DhcpReply => Err(DropReason::NotPermitted),
+    }
+}
+
+/// Whether the session may use the source port of this flow.
+#[inline(always)]
+fn vet_ports(
+    session: &Session,
+    table: &mut Table,
+    flow: &Flow,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    match table.listener(flow.source, flow.protocol, flow.source_port) {
+        Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
+        Some(_) => Err(DropReason::SpoofedPort),
+        None => learned(session, table, flow.reversed(), now),
     }
 }
 
@@ -136,7 +167,7 @@ fn learned(
     now: Time,
 ) -> Result<Vetted, DropReason> {
     match table.exact(&answer, now) {
-        Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
+        Some((Receiver::Client(owner), flow)) if owner == session.id => Ok(Vetted::Known(flow)),
         Some(_) => Err(DropReason::SpoofedPort),
         None => Ok(Vetted::Learn(answer)),
     }
@@ -196,10 +227,12 @@ fn tells_only(mac: Mac, packet: &IpPacket, head: &[u8]) -> bool {
 
 /// Whether an address is one of a group of hosts: IPv4 multicast or limited broadcast, IPv6
 /// multicast.
+#[inline]
 pub(crate) fn is_group_address(address: Address) -> bool {
-    match address.to_ip() {
-        std::net::IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-        std::net::IpAddr::V6(v6) => v6.is_multicast(),
+    let [first, ..] = address.0;
+    match address.v4_part() {
+        Some([a, b, c, d]) => a & 0xf0 == 0xe0 || [a, b, c, d] == [0xff; 4],
+        None => first == 0xff,
     }
 }
 

@@ -68,6 +68,14 @@ impl Address {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
     }
 
+    /// The four bytes of an IPv4 address; `None` of an IPv6 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4_part(self) -> Option<[u8; 4]> {
+        let [.., a, b, c, d] = self.0;
+        if u128::from_be_bytes(self.0) >> 32 == 0xffff { Some([a, b, c, d]) } else { None }
+    }
+
     /// As the standard library's type.
     #[must_use]
     pub fn to_ip(self) -> IpAddr {
@@ -257,6 +265,43 @@ pub struct Classified {
     pub inner_vlan: Option<u16>,
     /// What it carries.
     pub payload: Payload,
+}
+
+/// A frame of the most common kind: no tag, IPv4 without options or IPv6 without extension headers, a
+/// whole datagram, TCP or UDP but not DHCP. Everything that there is to say of it, in few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// Link address that it is sent to.
+    pub destination: Mac,
+    /// Link address that it comes from.
+    pub source: Mac,
+    /// Who talks to whom; the ports are known.
+    pub flow: Flow,
+    /// Where the TCP or UDP header begins in the frame, in bytes.
+    pub transport_offset: u16,
+    /// Where the IP packet ends in the frame, in bytes.
+    pub end: u16,
+}
+
+impl From<Plain> for Classified {
+    #[inline(always)]
+    fn from(plain: Plain) -> Self {
+        let packet = IpPacket {
+            flow: plain.flow,
+            fragment: Fragment::Whole,
+            kind: IpKind::Plain,
+            network_offset: 14,
+            transport_offset: plain.transport_offset,
+            end: plain.end,
+        };
+        Self {
+            destination: plain.destination,
+            source: plain.source,
+            vlan: None,
+            inner_vlan: None,
+            payload: Payload::Ip(packet),
+        }
+    }
 }
 
 /// Why a frame was not understood. Every case is dropped and counted, never forwarded by default.

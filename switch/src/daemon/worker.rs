@@ -15,8 +15,10 @@
 
 use super::event::EventSink;
 use crate::classify::Protocol;
+use crate::session::InterfaceId;
 use crate::session::SessionSpec;
-use crate::switch::{Event, InterfaceId, Snapshot, Switch, SwitchError};
+use crate::snapshot::Snapshot;
+use crate::switch::{Event, Switch, SwitchError};
 use crate::time::Time;
 use core::time::Duration;
 use rustix::event::epoll::{self, EventData, EventFlags};

@@ -29,6 +29,10 @@ struct Entry {
     used: Option<Time>,
 }
 
+/// Where an entry lies; true until the table changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlowIndex(u32);
+
 /// Why a flow was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -43,6 +47,8 @@ pub struct ExactTable {
     buckets: Box<[[Option<Entry>; WAYS]]>,
     state: FixedState,
     len: usize,
+    /// Grows with every flow that comes or goes.
+    changes: u64,
 }
 
 impl core::fmt::Debug for ExactTable {
@@ -63,7 +69,13 @@ impl ExactTable {
             buckets: vec![[None; WAYS]; buckets].into_boxed_slice(),
             state: FixedState::with_seed(seed),
             len: 0,
+            changes: 0,
         }
+    }
+
+    /// How many flows came and went.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Flows in the table.
@@ -107,21 +119,42 @@ impl ExactTable {
     /// Who receives this flow. Marks a learned flow as used now.
     #[inline]
     pub fn get(&mut self, flow: &Flow, now: Time) -> Option<Receiver> {
+        Some(self.find(flow, now)?.0)
+    }
+
+    /// Who receives this flow, and where its entry is. Marks a learned flow as used now.
+    #[inline]
+    pub(crate) fn find(&mut self, flow: &Flow, now: Time) -> Option<(Receiver, FlowIndex)> {
         if self.len == 0 {
             return None;
         }
         let (buckets, tag) = self.place(flow);
         for bucket in buckets {
-            for entry in self.buckets.get_mut(bucket)?.iter_mut().flatten() {
-                if entry.tag == tag && entry.flow == *flow {
+            for (way, place) in self.buckets.get_mut(bucket)?.iter_mut().enumerate() {
+                if let Some(entry) = place
+                    && entry.tag == tag
+                    && entry.flow == *flow
+                {
                     if let Some(used) = &mut entry.used {
                         *used = now;
                     }
-                    return entry.receiver.receiver();
+                    let index = u32::try_from(bucket * WAYS + way).ok()?;
+                    return Some((entry.receiver.receiver()?, FlowIndex(index)));
                 }
             }
         }
         None
+    }
+
+    /// Marks a learned flow as used now, as finding it would.
+    #[inline]
+    pub(crate) fn touch(&mut self, FlowIndex(index): FlowIndex, now: Time) {
+        let (bucket, way) = (index as usize / WAYS, index as usize % WAYS);
+        if let Some(Some(entry)) = self.buckets.get_mut(bucket).and_then(|b| b.get_mut(way))
+            && let Some(used) = &mut entry.used
+        {
+            *used = now;
+        }
     }
 
     /// Enters a flow. A `learned` one ages; an old idle one makes room for it. Entering what the
@@ -160,6 +193,7 @@ impl ExactTable {
                     None => {
                         *place = Some(entry);
                         self.len += 1;
+                        self.changes += 1;
                         return Ok(None);
                     }
                     Some(Entry { used: Some(used), .. })
@@ -174,6 +208,7 @@ impl ExactTable {
         let (_, bucket, way) = oldest.ok_or(Refusal::Full)?;
         let place =
             self.buckets.get_mut(bucket).and_then(|b| b.get_mut(way)).ok_or(Refusal::Full)?;
+        self.changes += 1;
         let given_up = place.replace(entry).and_then(|e| e.receiver.receiver());
         Ok(given_up)
     }
@@ -206,6 +241,7 @@ impl ExactTable {
                 }
                 *place = None;
                 self.len -= 1;
+                self.changes += 1;
                 return true;
             }
         }
@@ -225,6 +261,7 @@ impl ExactTable {
                 self.len -= 1;
             }
         }
+        self.changes += 1;
         before - self.len
     }
 }

@@ -7,12 +7,16 @@
 //! - One table an interface: no rule of one reaches into another.
 //! - The common frame costs a search among the local addresses and one load from a dense port map.
 //!   Nothing that a remote peer sends makes a lookup slower.
-//! - A change acts on the next frame; there is no cache to go stale.
+//! - A change acts on the next frame. Who remembers an answer remembers the [generation] of the table
+//!   too, and asks again when it is another.
+//!
+//! [generation]: Table::generation
 
 mod exact;
 mod fragment;
 mod ports;
 
+pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, IDLE, Refusal};
 pub use fragment::{DatagramKey, FragmentTable};
 
@@ -24,16 +28,27 @@ use ports::PortMap;
 /// Learned and exact flows of one interface.
 pub const EXACT_FLOWS: usize = 16_384;
 
-/// Protocols with a dense port map, by its index.
-const fn map_index(protocol: Protocol) -> Option<usize> {
-    match protocol {
-        Protocol::TCP => Some(0),
-        Protocol::UDP => Some(1),
-        Protocol::UDP_LITE => Some(2),
-        Protocol::SCTP => Some(3),
-        Protocol::DCCP => Some(4),
-        _ => None,
+/// Protocols with a dense port map.
+const MAPPED: [Protocol; 5] =
+    [Protocol::TCP, Protocol::UDP, Protocol::UDP_LITE, Protocol::SCTP, Protocol::DCCP];
+
+/// By protocol number, the index of its map; past the maps where it has none.
+#[expect(clippy::cast_possible_truncation, reason = "there are five")]
+static MAP_INDEX: [u8; 256] = {
+    let mut indexes = [MAPPED.len() as u8; 256];
+    let mut index = 0;
+    while index < MAPPED.len() {
+        indexes[MAPPED[index].0 as usize] = index as u8;
+        index += 1;
     }
+    indexes
+};
+
+/// The index of a protocol's map; past the maps if it has none.
+#[inline(always)]
+fn map_index(protocol: Protocol) -> usize {
+    // A `u8` always lies in an array of 256.
+    MAP_INDEX[usize::from(protocol.0)].into()
 }
 
 /// One address that the interface serves.
@@ -44,10 +59,16 @@ struct Local {
     owner: Option<Receiver>,
     /// Who gets that while nobody owns the address. The outer `None`: then the address is not local.
     shared: Option<Option<Receiver>>,
-    ports: [Option<PortMap>; 5],
+    ports: [Option<PortMap>; MAPPED.len()],
 }
 
 impl Local {
+    /// Who listens on this port.
+    #[inline(always)]
+    fn listener(&self, protocol: Protocol, port: u16) -> Option<Receiver> {
+        self.ports.get(map_index(protocol))?.as_ref()?.get(port)
+    }
+
     #[inline]
     fn default(&self) -> Option<Receiver> {
         self.owner.or(self.shared.flatten())
@@ -62,6 +83,8 @@ pub struct Table {
     exact: ExactTable,
     fragments: FragmentTable<Option<Receiver>>,
     default: Option<Receiver>,
+    /// Grows with every change of a rule, from 1.
+    changes: u64,
 }
 
 impl Table {
@@ -73,11 +96,21 @@ impl Table {
             exact: ExactTable::new(EXACT_FLOWS, seed),
             fragments: FragmentTable::new(seed ^ 0x9e37_79b9_7f4a_7c15),
             default,
+            changes: 1,
         }
+    }
+
+    /// While this number stays, the same question has the same answer, but for fragments and for flows
+    /// that expire. Never 0.
+    #[inline]
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.changes + self.exact.changes()
     }
 
     /// Serves an address; what no listener claims goes to `default`.
     pub fn add_address(&mut self, address: Address, default: Option<Receiver>) {
+        self.changes += 1;
         if let Some(local) = self.make_local(address) {
             local.shared = Some(default);
         }
@@ -86,6 +119,7 @@ impl Table {
     /// Gives an address to one receiver alone, until it is [forgotten](Self::forget). Returns false
     /// if another has it.
     pub fn own_address(&mut self, address: Address, owner: Receiver) -> bool {
+        self.changes += 1;
         match self.make_local(address) {
             Some(local) if local.owner.is_none_or(|other| other == owner) => {
                 local.owner = Some(owner);
@@ -150,11 +184,11 @@ impl Table {
         count: u16,
         to: Option<Receiver>,
     ) -> bool {
-        let Some(index) = map_index(protocol) else { return false };
+        self.changes += 1;
         let Some(local) = self.find(address).ok().and_then(|i| self.locals.get_mut(i)) else {
             return false;
         };
-        let Some(map) = local.ports.get_mut(index) else { return false };
+        let Some(map) = local.ports.get_mut(map_index(protocol)) else { return false };
         map.get_or_insert_with(PortMap::new).set(first, count, to);
         true
     }
@@ -163,13 +197,12 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn listener(&self, address: Address, protocol: Protocol, port: u16) -> Option<Receiver> {
-        self.local(address)?.ports.get(map_index(protocol)?)?.as_ref()?.get(port)
+        self.local(address)?.listener(protocol, port)
     }
 
     /// Everyone who listens on this port at any address, each once in a row.
     pub fn listeners(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = Receiver> + '_ {
-        let index = map_index(protocol);
-        self.locals.iter().filter_map(move |local| local.ports.get(index?)?.as_ref()?.get(port))
+        self.locals.iter().filter_map(move |local| local.listener(protocol, port))
     }
 
     /// Enters an exact rule.
@@ -194,10 +227,17 @@ impl Table {
         self.exact.insert(flow, to, true, now)
     }
 
-    /// Who has this exact flow.
+    /// Who has this exact flow, and where.
     #[inline]
-    pub fn exact(&mut self, flow: &Flow, now: Time) -> Option<Receiver> {
-        self.exact.get(flow, now)
+    pub(crate) fn exact(&mut self, flow: &Flow, now: Time) -> Option<(Receiver, FlowIndex)> {
+        self.exact.find(flow, now)
+    }
+
+    /// Marks an exact flow as used, as finding it would. To be asked only in the generation in which
+    /// it was found.
+    #[inline]
+    pub(crate) fn touch(&mut self, flow: FlowIndex, now: Time) {
+        self.exact.touch(flow, now);
     }
 
     /// Learned and exact flows in the table.
@@ -209,18 +249,25 @@ impl Table {
     /// Who receives a flow that arrives, without regard to fragments.
     #[inline]
     pub fn lookup(&mut self, flow: &Flow, now: Time) -> Option<Receiver> {
-        if let Some(receiver) = self.exact.get(flow, now) {
-            return Some(receiver);
+        self.lookup_flow(flow, now).0
+    }
+
+    /// As [`lookup`](Self::lookup), and the exact flow that said so, if one did.
+    #[inline]
+    pub(crate) fn lookup_flow(
+        &mut self,
+        flow: &Flow,
+        now: Time,
+    ) -> (Option<Receiver>, Option<FlowIndex>) {
+        if let Some((receiver, index)) = self.exact.find(flow, now) {
+            return (Some(receiver), Some(index));
         }
-        let Some(local) = self.local(flow.destination) else { return self.default };
-        if flow.ports_known
-            && let Some(index) = map_index(flow.protocol)
-            && let Some(Some(map)) = local.ports.get(index)
-            && let Some(receiver) = map.get(flow.destination_port)
-        {
-            return Some(receiver);
-        }
-        local.default()
+        let Some(local) = self.local(flow.destination) else { return (self.default, None) };
+        let listener = match flow.ports_known {
+            true => local.listener(flow.protocol, flow.destination_port),
+            false => None,
+        };
+        (listener.or_else(|| local.default()), None)
     }
 
     /// Who receives an IP packet that arrives: as [`lookup`](Self::lookup), and later fragments go
@@ -265,6 +312,7 @@ impl Table {
 
     /// Removes every rule and learned flow of a receiver.
     pub fn forget(&mut self, receiver: Receiver) {
+        self.changes += 1;
         for map in self.locals.iter_mut().flat_map(|l| l.ports.iter_mut().flatten()) {
             map.forget(receiver);
         }

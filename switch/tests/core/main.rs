@@ -16,5 +16,6 @@ mod fairness;
 mod hostile;
 mod lookup;
 mod modes;
+mod remembered;
 mod sleep;
 mod spoofing;

@@ -249,7 +249,7 @@ fn every_kind_of_forged_frame_is_dropped_with_its_reason() {
             wrong.push(format!("{name}: {fates:?}, not {expected:?}"));
         }
         // What is dropped is also counted for the session that sent it.
-        let drops = |snapshot: &usnet_switch::switch::Snapshot| {
+        let drops = |snapshot: &usnet_switch::snapshot::Snapshot| {
             let session = snapshot.sessions.iter().find(|s| s.id == who);
             session.map_or(0, |s| s.counters.dropped_from.total())
         };

@@ -11,8 +11,10 @@ use usnet_shmring::queues::{ClientQueues, DaemonQueues};
 use usnet_shmring::region::{Region, Writer};
 use usnet_switch::classify::{Mac, Protocol};
 use usnet_switch::net::guard::Pass;
+use usnet_switch::session::InterfaceId;
 use usnet_switch::session::{GroupId, SessionSpec};
-use usnet_switch::switch::{Event, InterfaceId, InterfaceSpec, Snapshot, Switch, SwitchError};
+use usnet_switch::snapshot::Snapshot;
+use usnet_switch::switch::{Event, InterfaceSpec, Switch, SwitchError};
 use usnet_switch::time::Time;
 use usnet_switch::verdict::DropReason;
 

@@ -4,7 +4,7 @@ use super::Server;
 use crate::config::{Backend, HostEndpoint, Sharing, protocol_name};
 use crate::control::registry::{Holder, Rule};
 use crate::control::session::State;
-use crate::switch::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
+use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use serde::Serialize;
 use std::net::IpAddr;
 use usnet_shmring::layout::VERSION;

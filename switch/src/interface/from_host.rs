@@ -1,0 +1,62 @@
+//! Frames that the kernel sends on the host port.
+
+use super::Interface;
+use super::steer::{Answer, Steered};
+use crate::classify::{Classified, Mac, classify};
+use crate::deliver::Deliver;
+use crate::time::Time;
+use crate::verdict::{DropReason, Receiver};
+use usnet_shmring::pool::Frame;
+
+impl Interface {
+    /// A frame that the kernel sent on the host port.
+    pub(crate) fn from_host(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        let seen = match classify(deliver.pool.bytes(&frame)) {
+            Ok(seen) => seen,
+            Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),
+        };
+        if seen.destination == self.mac && self.mac != Mac::default() {
+            return match self.steer(&seen, now) {
+                Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
+                Steered::Answer(answer) => self.answer_host(deliver, frame, &answer, &seen, now),
+                Steered::Drop(reason) => deliver.drop_frame(frame, reason),
+                Steered::To(Receiver::Host) | Steered::Group => {
+                    deliver.drop_frame(frame, DropReason::ToSelf);
+                }
+            };
+        }
+        if seen.destination.is_group() {
+            match self.steer(&seen, now) {
+                Steered::Answer(answer) => {
+                    return self.answer_host(deliver, frame, &answer, &seen, now);
+                }
+                Steered::Group if !self.clients.is_empty() => {
+                    if let Some(copy) = deliver.duplicate(&frame) {
+                        self.to_audience(deliver, copy, &seen, None, false, now);
+                    }
+                }
+                // Tagged frames and the kernel's own business with its link and its neighbours.
+                Steered::Group | Steered::To(_) | Steered::Drop(_) => {}
+            }
+        }
+        self.wire.push(deliver, frame, now);
+    }
+
+    /// Answers the kernel's question in place of the client that has the address.
+    fn answer_host(
+        &mut self,
+        deliver: &mut Deliver,
+        question: Frame,
+        answer: &Answer,
+        seen: &Classified,
+        now: Time,
+    ) {
+        let reply = self.reply(deliver, answer, seen.source);
+        deliver.consume(question);
+        match (reply, &mut self.host) {
+            (Some(reply), Some(host)) => host.push(deliver, reply, now),
+            (Some(reply), None) => deliver.drop_frame(reply, DropReason::NoReceiver),
+            (None, _) => {}
+        }
+    }
+}

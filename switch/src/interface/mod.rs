@@ -1,0 +1,170 @@
+//! One shared interface: what becomes of frames from its wire, its host stack and its clients.
+//!
+//! ```text
+//!                     +-- host port (kernel)
+//!   wire port --------+-- clients, by the steering table
+//!                     +-- the switch itself (answers for addresses of clients)
+//! ```
+//!
+//! - A frame never leaves the interface that it came in on.
+//! - A frame sent to the interface's own link address by a client or the kernel is steered as if it
+//!   had arrived; any other unicast frame goes to the wire.
+
+mod from_client;
+mod from_host;
+mod from_wire;
+mod outlet;
+mod recall;
+mod recent;
+mod steer;
+
+pub(crate) use outlet::Outlet;
+pub(crate) use recent::Recent;
+
+use crate::answer::{advertisement, arp_reply};
+use crate::classify::{Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, Protocol};
+use crate::deliver::Deliver;
+use crate::net::guard::Pass;
+use crate::steer::{FragmentTable, Table};
+use crate::time::Time;
+use crate::verdict::{DropReason, Receiver};
+use steer::Answer;
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::pool::Frame;
+
+/// An interface of the switch.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    pub(crate) mac: Mac,
+    /// Longest frame without tags.
+    pub(crate) frame_limit: usize,
+    pub(crate) table: Table,
+    /// Datagrams that clients send in pieces.
+    pub(crate) sent_fragments: FragmentTable<SessionId>,
+    /// What was decided a moment ago.
+    pub(crate) recent: Recent,
+    pub(crate) wire: Outlet,
+    pub(crate) host: Option<Outlet>,
+    /// What the kernel hears on the interface itself, so that it must not get it a second time.
+    pub(crate) kernel_hears: Vec<Pass>,
+    /// Clients attached to it.
+    pub(crate) clients: Vec<SessionId>,
+}
+
+impl Interface {
+    /// Whether the kernel has heard this frame from the wire already.
+    fn kernel_has(&self, deliver: &Deliver, frame: &Frame) -> bool {
+        let bytes = deliver.pool.bytes(frame);
+        self.kernel_hears.iter().any(|pass| pass.covers(bytes))
+    }
+
+    fn reply(&self, deliver: &mut Deliver, answer: &Answer, to: Mac) -> Option<Frame> {
+        deliver.totals.generated += 1;
+        let mut frame = deliver.pool.alloc();
+        let filled = match (&mut frame, answer) {
+            (None, _) => false,
+            (Some(frame), Answer::Arp(request)) => {
+                deliver.pool.fill(frame, &arp_reply(request, self.mac))
+            }
+            (Some(frame), Answer::Neighbor(flow, target)) => {
+                deliver.pool.fill(frame, &advertisement(to, flow.source, *target, self.mac))
+            }
+        };
+        match frame {
+            Some(frame) if filled => Some(frame),
+            Some(frame) => {
+                deliver.drop_frame(frame, DropReason::NoSlot);
+                None
+            }
+            None => {
+                deliver.totals.dropped.add(DropReason::NoSlot, 1);
+                None
+            }
+        }
+    }
+
+    /// A frame from the wire for the kernel, which may have heard it there already.
+    #[inline]
+    fn wire_to_host(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        if self.kernel_has(deliver, &frame) {
+            deliver.consume(frame);
+        } else {
+            self.to_host(deliver, frame, now);
+        }
+    }
+
+    #[inline]
+    fn to_host(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        match &mut self.host {
+            Some(host) => host.push(deliver, frame, now),
+            None => deliver.drop_frame(frame, DropReason::NoReceiver),
+        }
+    }
+
+    /// Copies a frame to all that may care: clients but `except`, and the host if `host` says so.
+    /// The last receiver gets the frame itself.
+    fn to_audience(
+        &mut self,
+        deliver: &mut Deliver,
+        frame: Frame,
+        seen: &Classified,
+        except: Option<SessionId>,
+        host: bool,
+        now: Time,
+    ) {
+        let is_link = !matches!(&seen.payload, Payload::Ip(packet)
+            if !matches!(packet.kind, IpKind::Icmp(Icmp::NeighborAdvertisement { .. })));
+        let host = host && self.host.is_some();
+        let mut last: Option<SessionId> = None;
+        for id in &self.clients {
+            if except != Some(*id)
+                && self.cares(*id, seen, is_link)
+                && let Some(receiver) = last.replace(*id)
+                && let Some(copy) = deliver.duplicate(&frame)
+            {
+                deliver.to_client(copy, receiver);
+            }
+        }
+        match last {
+            Some(receiver) => {
+                if host && let Some(copy) = deliver.duplicate(&frame) {
+                    self.to_host(deliver, copy, now);
+                }
+                deliver.to_client(frame, receiver);
+            }
+            None if host => self.to_host(deliver, frame, now),
+            None => deliver.consume(frame),
+        }
+    }
+
+    /// Whether a client wants a group frame: neighbour answers always, datagrams to ports that it
+    /// holds at any address.
+    fn cares(&self, id: SessionId, seen: &Classified, is_link: bool) -> bool {
+        if is_link {
+            return true;
+        }
+        match &seen.payload {
+            // Other protocols with ports speak to one host only.
+            Payload::Ip(IpPacket { flow, .. }) if !is_datagram(flow) => false,
+            Payload::Ip(packet) if packet.flow.ports_known => self
+                .table
+                .listeners(packet.flow.protocol, packet.flow.destination_port)
+                .any(|receiver| receiver == Receiver::Client(id)),
+            _ => false,
+        }
+    }
+
+    // ---- sessions ----
+
+    /// Removes every trace of a client.
+    pub(crate) fn forget(&mut self, id: SessionId) {
+        self.table.forget(Receiver::Client(id));
+        self.sent_fragments.forget(|owner| owner == id);
+        self.clients.retain(|client| *client != id);
+    }
+}
+
+/// Whether a protocol's messages may be for many.
+fn is_datagram(flow: &Flow) -> bool {
+    matches!(flow.protocol, Protocol::UDP | Protocol::UDP_LITE)
+}

@@ -1,0 +1,56 @@
+//! A port of an interface, and the frames that wait for it.
+
+use crate::deliver::Deliver;
+use crate::port::{Burst, Port};
+use crate::time::Time;
+use crate::verdict::DropReason;
+use std::io;
+use usnet_shmring::pool::Frame;
+
+/// A port and the frames that wait for it.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    pub(crate) port: Box<dyn Port>,
+    pub(crate) out: Burst,
+    pub(crate) gone: bool,
+    /// Why, until it is reported.
+    pub(crate) failed: Option<io::Error>,
+}
+
+impl Outlet {
+    pub(crate) fn new(port: Box<dyn Port>) -> Self {
+        Self { port, out: Burst::new(), gone: false, failed: None }
+    }
+
+    /// The port is not used any more.
+    pub(crate) fn fail(&mut self, error: io::Error) {
+        self.gone = true;
+        self.failed.get_or_insert(error);
+    }
+
+    /// Sends what waits; returns how many frames left, also if the port failed after them.
+    pub(crate) fn flush(&mut self, deliver: &mut Deliver, now: Time) -> usize {
+        if self.out.is_empty() || self.gone {
+            return 0;
+        }
+        let before = self.out.len();
+        if let Err(error) = self.port.transmit(now, &mut deliver.pool, &mut self.out) {
+            self.fail(error);
+        }
+        let count = before - self.out.len();
+        deliver.totals.to_ports += count as u64;
+        count
+    }
+
+    /// Appends a frame, sending first if there is no room.
+    #[inline]
+    pub(super) fn push(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        if self.gone {
+            return deliver.drop_frame(frame, DropReason::NoReceiver);
+        }
+        if self.out.room() == 0 {
+            self.flush(deliver, now);
+        }
+        deliver.to_port(&mut self.out, frame);
+    }
+}

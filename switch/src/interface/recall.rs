@@ -1,0 +1,62 @@
+//! Using what was decided a moment ago; see [`recent`](super::recent).
+
+use super::Interface;
+use super::recent::{Decision, Key, Way};
+use crate::steer::FlowIndex;
+use crate::time::Time;
+
+/// What a decision rests on beside the frame's head.
+pub(super) enum Basis {
+    /// The rules alone.
+    Rules,
+    /// A learned flow, which is marked as used by every frame.
+    Flow(FlowIndex),
+    /// Something that the next frame will find otherwise.
+    Moment,
+}
+
+impl Basis {
+    pub(super) fn flow(flow: Option<FlowIndex>) -> Self {
+        flow.map_or(Self::Rules, Self::Flow)
+    }
+
+    /// What a decision rests on that follows from two.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Rules, one) | (one, Self::Rules) => one,
+            _ => Self::Moment,
+        }
+    }
+}
+
+/// When assertions look at learned flows, so that it is not they who keep them fresh.
+pub(super) const LONG_AGO: Time = Time(0);
+
+impl Interface {
+    /// What was decided a moment ago about frames of this key.
+    #[inline(always)]
+    pub(super) fn remembered(&self, key: Option<Key>) -> Option<Decision> {
+        self.recent.get(&key?, self.table.generation())
+    }
+
+    /// Decides the same again.
+    #[inline(always)]
+    pub(super) fn again(&mut self, decision: Decision, now: Time) -> Way {
+        if let Some(flow) = decision.flow {
+            self.table.touch(flow, now);
+        }
+        decision.way
+    }
+
+    /// Remembers a decision about a plain frame, if it will be the same for the next one.
+    pub(super) fn remember(&mut self, key: Option<Key>, way: Way, basis: &Basis) {
+        let flow = match basis {
+            Basis::Rules => None,
+            Basis::Flow(flow) => Some(*flow),
+            Basis::Moment => return,
+        };
+        if let Some(key) = key.filter(|_| way != Way::Group) {
+            self.recent.put(key, self.table.generation(), Decision { way, flow });
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Who receives a frame that arrives, or that is sent to the interface's own link address.
+//!
+//! ```text
+//!   plain datagrams ------------------------------> the table
+//!   neighbours, echoes, errors, fragments, DHCP --> each to whom it concerns
+//!   group addresses ------------------------------> everyone who may care
+//!   other than IP, and tagged --------------------> the host
+//! ```
+
+use super::Interface;
+use super::recall::Basis;
+use crate::classify::{
+    Address, ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Payload, Plain,
+};
+use crate::time::Time;
+use crate::verdict::{DropReason, Receiver};
+use crate::vet::{is_group_address, quoted_answer};
+
+/// Who gets a frame that came from the wire, or was sent to the interface's own address.
+pub(super) enum Steered {
+    To(Receiver),
+    /// Everyone who may care; see [`Interface::audience`].
+    Group,
+    /// The switch answers.
+    Answer(Answer),
+    Drop(DropReason),
+}
+
+pub(super) enum Answer {
+    Arp(ArpPacket),
+    Neighbor(Flow, Address),
+}
+
+impl Interface {
+    /// Who receives a frame that arrives.
+    #[inline]
+    pub(super) fn steer(&mut self, seen: &Classified, now: Time) -> Steered {
+        let host = self.host_receiver();
+        if seen.vlan.is_some() {
+            // The kernel may have VLAN interfaces; clients have none.
+            return host;
+        }
+        match &seen.payload {
+            Payload::Ip(packet) => match packet.kind {
+                IpKind::Plain => self.steer_ip(seen, packet, now),
+                kind => self.steer_control(seen, packet, kind, now),
+            },
+            Payload::Arp(arp) => self.steer_arp(arp),
+            Payload::Eapol | Payload::Other(_) => host,
+        }
+    }
+
+    fn host_receiver(&self) -> Steered {
+        if self.host.is_some() {
+            Steered::To(Receiver::Host)
+        } else {
+            Steered::Drop(DropReason::NoReceiver)
+        }
+    }
+
+    /// What [`steer`](Self::steer) says of a plain frame.
+    #[inline]
+    pub(super) fn steer_plain(&mut self, frame: &Plain, now: Time) -> (Steered, Basis) {
+        if frame.destination.is_group() || is_group_address(frame.flow.destination) {
+            return (Steered::Group, Basis::Rules);
+        }
+        let (receiver, flow) = self.table.lookup_flow(&frame.flow, now);
+        let steered = match receiver {
+            Some(receiver) => Steered::To(receiver),
+            None => Steered::Drop(DropReason::NoReceiver),
+        };
+        (steered, Basis::flow(flow))
+    }
+
+    #[inline]
+    fn steer_ip(&mut self, seen: &Classified, packet: &IpPacket, now: Time) -> Steered {
+        if seen.destination.is_group() || is_group_address(packet.flow.destination) {
+            return Steered::Group;
+        }
+        match self.table.receiver(packet, now) {
+            Some(receiver) => Steered::To(receiver),
+            None => Steered::Drop(DropReason::NoReceiver),
+        }
+    }
+
+    fn steer_control(
+        &mut self,
+        seen: &Classified,
+        packet: &IpPacket,
+        kind: IpKind,
+        now: Time,
+    ) -> Steered {
+        let to = |receiver: Option<Receiver>| {
+            receiver.map_or(Steered::Drop(DropReason::NoReceiver), Steered::To)
+        };
+        match kind {
+            IpKind::Icmp(Icmp::NeighborAdvertisement { .. }) => Steered::Group,
+            IpKind::Icmp(Icmp::NeighborSolicitation { target }) => {
+                if self.answers_for(target) {
+                    Steered::Answer(Answer::Neighbor(packet.flow, target))
+                } else {
+                    self.host_receiver()
+                }
+            }
+            IpKind::Icmp(Icmp::Router) => self.host_receiver(),
+            // A request is for the owner of the address, whoever asked others with the same id.
+            IpKind::Icmp(Icmp::EchoRequest) if !seen.destination.is_group() => {
+                let owner = self.table.address_default(packet.flow.destination);
+                to(self.table.lead(packet, owner, now))
+            }
+            IpKind::Icmp(icmp @ Icmp::Error { .. }) if !seen.destination.is_group() => {
+                match quoted_answer(&icmp) {
+                    // An error goes to who sent what it is about; this one lies.
+                    Some(answer) if answer.destination != packet.flow.destination => to(None),
+                    Some(answer) => {
+                        let owner = self.table.lookup(&answer, now);
+                        to(self.table.lead(packet, owner, now))
+                    }
+                    None => self.host_receiver(),
+                }
+            }
+            IpKind::DhcpReply | IpKind::DhcpRequest => self.host_receiver(),
+            _ => self.steer_ip(seen, packet, now),
+        }
+    }
+
+    fn steer_arp(&self, arp: &ArpPacket) -> Steered {
+        // Replies and announcements concern whoever has asked or remembers.
+        if arp.operation != 1 || arp.sender == arp.target {
+            return Steered::Group;
+        }
+        if self.answers_for(arp.target) {
+            Steered::Answer(Answer::Arp(*arp))
+        } else {
+            self.host_receiver()
+        }
+    }
+
+    /// Whether the switch says on the wire who has this address: a client has it alone, or there is
+    /// no kernel to say so.
+    fn answers_for(&self, address: Address) -> bool {
+        match self.table.address_default(address) {
+            Some(Receiver::Client(_)) => true,
+            Some(Receiver::Host) => false,
+            None => self.host.is_none() && self.table.is_local(address),
+        }
+    }
+}

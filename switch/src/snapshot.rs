@@ -1,0 +1,118 @@
+//! All counters of a switch at one moment, for people and for programs.
+
+use crate::interface::{Interface, Outlet};
+use crate::port::{PortCounters, PortInfo};
+use crate::session::{GroupId, Session};
+use crate::stats::{SessionCounters, Totals};
+use serde::Serialize;
+
+/// Slots by owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SlotCount {
+    /// On a free list.
+    pub free: u32,
+    /// Held by the daemon: on the way, or in a port's rings.
+    pub daemon: u32,
+    /// Clients' slots held by the daemon.
+    pub taken: u32,
+    /// Held by clients.
+    pub lent: u32,
+    /// All that there are.
+    pub total: u32,
+}
+
+/// A port at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortSnapshot {
+    /// Name of the interface or wire end.
+    pub name: String,
+    /// Kind of back end.
+    pub backend: &'static str,
+    /// Whether it has failed.
+    pub gone: bool,
+    /// Its counters.
+    pub counters: PortCounters,
+}
+
+impl PortSnapshot {
+    fn of(outlet: &Outlet) -> Self {
+        let PortInfo { name, backend, .. } = outlet.port.info();
+        Self { name: name.clone(), backend, gone: outlet.gone, counters: outlet.port.counters() }
+    }
+}
+
+/// An interface at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct InterfaceSnapshot {
+    /// Its link address.
+    pub mac: String,
+    /// The port to the network.
+    pub wire: PortSnapshot,
+    /// The port to the kernel's stack.
+    pub host: Option<PortSnapshot>,
+    /// Exact and learned flows.
+    pub flows: usize,
+    /// Attached clients.
+    pub clients: usize,
+}
+
+impl InterfaceSnapshot {
+    pub(crate) fn of(interface: &Interface) -> Self {
+        Self {
+            mac: interface.mac.to_string(),
+            wire: PortSnapshot::of(&interface.wire),
+            host: interface.host.as_ref().map(PortSnapshot::of),
+            flows: interface.table.flows(),
+            clients: interface.clients.len(),
+        }
+    }
+}
+
+/// A session at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionSnapshot {
+    /// Its number.
+    pub id: u16,
+    /// Its interface's number.
+    pub interface: u8,
+    /// Its trust group, in mode `shared`.
+    pub group: Option<u16>,
+    /// Whether its frames are copied (`isolated`) or handed over as they lie (`shared`).
+    pub isolated: bool,
+    /// Descriptors on its rx ring that it was not yet seen to take.
+    pub rx_in_flight: u32,
+    /// Its counters.
+    pub counters: SessionCounters,
+}
+
+impl SessionSnapshot {
+    pub(crate) fn of(session: &Session) -> Self {
+        Self {
+            id: session.id.0,
+            interface: session.interface.0,
+            group: session.group.map(|GroupId(group)| group),
+            isolated: session.receive.is_some(),
+            rx_in_flight: session.queues.rx.in_flight(),
+            counters: session.counters,
+        }
+    }
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// Frames of the whole switch.
+    pub totals: Totals,
+    /// Frames that wait for a port.
+    pub waiting: u64,
+    /// Whether frames in = delivered + used up + dropped + waiting.
+    pub frames_conserved: bool,
+    /// Slots by owner.
+    pub slots: SlotCount,
+    /// Whether the owners' slots add up to all that there are.
+    pub slots_conserved: bool,
+    /// Interfaces, in order of their numbers.
+    pub interfaces: Vec<InterfaceSnapshot>,
+    /// Sessions, in order of their numbers.
+    pub sessions: Vec<SessionSnapshot>,
+}

@@ -34,6 +34,7 @@ done
 # Parts that some steps need and say so if they do not have. None stops the run: a machine may have no
 # nightly compiler, and no way to get one.
 have() { "$@" --version >/dev/null 2>&1; }
+have cargo deny || cargo install --locked --quiet cargo-deny || true
 if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
     have cargo +nightly miri || rustup component add miri rust-src --toolchain nightly || true
     have cargo +nightly fuzz || cargo install --locked --quiet cargo-fuzz || true

@@ -7,7 +7,7 @@
 //! - No thread, no clock, no I/O but that of the ports it was given: the daemon wraps a thread around
 //!   it, tests and fuzzers call it directly with a virtual clock and the `wire` port.
 //! - Each source gets at most one burst a step, so none starves another.
-//! - After a step every frame that came in is accounted for ([`Totals`]), and every slot has one
+//! - After a step every frame that came in is accounted for ([`Totals`](crate::stats::Totals)), and every slot has one
 //!   owner ([`Snapshot::slots`]).
 
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};

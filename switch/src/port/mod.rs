@@ -15,6 +15,7 @@
 
 pub mod af_packet;
 mod checksum;
+pub mod netmap;
 pub mod tap;
 pub mod wire;
 

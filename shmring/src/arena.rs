@@ -382,6 +382,17 @@ impl Segment {
         &self.part.arena
     }
 
+    /// Where the segment lies, for those who give it to the kernel. The bytes are there while `self`
+    /// lives; who may use them is for the pool and the kernel to say.
+    #[must_use]
+    pub fn bytes(&self) -> NonNull<[u8]> {
+        let base = self.part.arena.base;
+        let at = self.part.first as usize * self.part.arena.slot_size.bytes() as usize;
+        // SAFETY: `take` gave this part of the arena's range, so `at` lies in it.
+        let start = unsafe { base.add(at) };
+        NonNull::slice_from_raw_parts(start, self.part.size())
+    }
+
     /// Stores a byte at `at` of a client-written segment, as its client would, for models. Nothing
     /// happens outside such a segment.
     #[cfg(feature = "model")]

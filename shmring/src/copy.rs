@@ -13,7 +13,7 @@
 /// `from..from + into.len()` must be mapped and readable for the whole call. It may be written by
 /// other processes meanwhile.
 #[inline]
-pub(crate) unsafe fn copy_racy(from: *const u8, into: &mut [u8]) {
+pub unsafe fn copy_racy(from: *const u8, into: &mut [u8]) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         let (to, len) = (into.as_mut_ptr(), into.len());

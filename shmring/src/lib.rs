@@ -12,7 +12,7 @@
 
 pub mod arena;
 pub mod control;
-mod copy;
+pub mod copy;
 pub mod descriptor;
 pub mod layout;
 pub mod ledger;

@@ -254,6 +254,23 @@ impl Pool {
         }
     }
 
+    /// Takes all free slots of the port home that `wanted` names, as empty frames: for a port whose
+    /// rings hold certain slots. Looks at every free slot, so it is for opening ports.
+    pub fn claim(&mut self, wanted: impl Fn(u32) -> bool) -> Vec<Frame> {
+        let mut claimed = Vec::new();
+        let Self { ledger, homes, port, .. } = self;
+        if let Some(Some(home)) = homes.get_mut(usize::from(port.0)) {
+            home.free.retain(|&slot| {
+                let take = wanted(slot) && ledger.change(slot, Owner::Free, Owner::Daemon).is_ok();
+                if take {
+                    claimed.push(Frame { slot, offset: 0, length: 0 });
+                }
+                !take
+            });
+        }
+        claimed
+    }
+
     /// Puts a frame's slot back on its home's free list.
     #[inline]
     pub fn free(&mut self, frame: Frame) {

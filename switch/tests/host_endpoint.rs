@@ -22,6 +22,7 @@ use usnet_shmring::pool::Pool;
 use usnet_shmring::region::Writer;
 use usnet_switch::config::Config;
 use usnet_switch::daemon::interface::{self, Opened, Wires};
+use usnet_switch::daemon::netmap::Cards;
 use usnet_switch::net::Netlink;
 use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::{Offload, Offloads};
@@ -35,7 +36,7 @@ fn open(host: &str) -> Opened {
     let text = format!("[[interface]]\nname = \"sv0\"\nport = \"af_packet\"\nhost = \"{host}\"\n");
     let config = Config::parse(Path::new("test.toml"), &text).unwrap();
     let mut wires = Wires::new(&config.interfaces).unwrap();
-    interface::open(&config.interfaces[0], &mut wires).unwrap()
+    interface::open(&config.interfaces[0], &mut wires, &Cards::none()).unwrap()
 }
 
 /// Carries what arrives on the interface to the kernel, as a switch without clients does.

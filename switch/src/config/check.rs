@@ -240,13 +240,15 @@ fn check_interface(
         let allowed = "must be 1 to 15 printable characters without space, `/` and `:`";
         problems.add(format_args!("{key}.name"), quoted(name), allowed);
     }
-    if *host == HostEndpoint::Auto && *port != Backend::AfPacket {
+    let has_kernel = matches!(port, Backend::AfPacket | Backend::Netmap);
+    if *host == HostEndpoint::Auto && !has_kernel {
         *host = HostEndpoint::None;
     }
-    if *port != Backend::AfPacket && *host != HostEndpoint::None {
+    let is_device = matches!(host, HostEndpoint::Tap | HostEndpoint::Veth);
+    if *port != Backend::AfPacket && is_device {
         let value = quoted(if *host == HostEndpoint::Tap { "tap" } else { "veth" });
         let allowed =
-            "must be \"none\" or \"auto\": only port \"af_packet\" has a kernel behind it";
+            "must be \"none\" or \"auto\": only port \"af_packet\" reaches the kernel by a device";
         problems.add(format_args!("{key}.host"), value, allowed);
     }
     if *port != Backend::AfPacket && *ring != Ring::default() {
@@ -277,7 +279,7 @@ fn check_interface(
     {
         problems.add(&list_key, format_args!("{gateways:?}"), "at most one of each family");
     }
-    let own_link = *port != Backend::AfPacket;
+    let own_link = !has_kernel;
     let mac = mac.as_ref().and_then(|text| {
         let mac = parse_mac(text).filter(|mac| own_link && !mac.is_group());
         if mac.is_none() {
@@ -292,7 +294,7 @@ fn check_interface(
         if own_link {
             problems.range(format_args!("{key}.mtu"), mtu.into(), 576, most);
         } else {
-            let allowed = "is the link's own with port \"af_packet\"; set it there";
+            let allowed = "is the link's own with ports \"af_packet\" and \"netmap\"; set it there";
             problems.add(format_args!("{key}.mtu"), mtu, allowed);
         }
     }

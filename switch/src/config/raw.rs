@@ -85,6 +85,9 @@ pub enum Backend {
     Tap,
     /// Nothing but the clients: a network in memory.
     Wire,
+    /// The rings of the card, and its host rings, on an interface that exists; needs the kernel
+    /// module netmap.
+    Netmap,
 }
 
 /// Form of the rings of a packet socket.
@@ -104,7 +107,7 @@ pub enum Ring {
 #[serde(rename_all = "snake_case")]
 pub enum HostEndpoint {
     /// What suits the port: for `af_packet` a TAP device, or a veth pair where `/dev/net/tun` cannot
-    /// be opened; otherwise nothing.
+    /// be opened; for `netmap` the host rings; otherwise nothing.
     #[default]
     Auto,
     /// Through a TAP device.

@@ -193,6 +193,22 @@ impl Memory {
     /// [`MemoryError`]
     pub fn new(config: &config::Memory) -> Result<(Self, Pool), MemoryError> {
         let arena = Arena::reserve(config.arena_slots, config.slot_size)?;
+        Self::in_arena(arena, config)
+    }
+
+    /// The same with a segment before the ports' slots that no client ever maps, for what the kernel
+    /// puts into memory that it is given. On huge pages if there are any: its objects must not lie
+    /// across pages.
+    ///
+    /// # Errors
+    /// [`MemoryError`]
+    pub fn with_objects(config: &config::Memory) -> Result<((Self, Pool), SlotRange), MemoryError> {
+        let arena = Arena::reserve(config.arena_slots, config.slot_size)?;
+        let objects = arena.add_segment("usnet-objects", Writer::Daemon, SEGMENT_SLOTS, true)?;
+        Ok((Self::in_arena(arena, config)?, SlotRange::whole(objects)))
+    }
+
+    fn in_arena(arena: Arc<Arena>, config: &config::Memory) -> Result<(Self, Pool), MemoryError> {
         let (slots, huge) = (config.port_slots, config.huge_pages);
         let range =
             SlotRange::whole(arena.add_segment("usnet-port", Writer::Daemon, slots, huge)?);
@@ -200,6 +216,12 @@ impl Memory {
         let pool = Pool::new(range)?;
         let groups = Vec::new();
         Ok((Self { arena, port, groups, group_slots: config.group_slots, huge }, pool))
+    }
+
+    /// The segment of the ports' slots.
+    #[must_use]
+    pub fn port(&self) -> &Arc<Segment> {
+        &self.port
     }
 
     /// Bytes of a slot.

@@ -14,6 +14,7 @@
 //! - So nothing of the host's configuration moves. The guard and the endpoint go with this process,
 //!   however it ends; receive offloads are put back by [`Kept`].
 
+use super::netmap::Cards;
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
 use crate::net::guard::{Guard, Pass};
@@ -72,6 +73,26 @@ pub struct Kept {
     guard: Option<Guard>,
     offloads: Option<(Offloads, Vec<Offload>)>,
     veth: Option<(Netlink, String)>,
+}
+
+impl Kept {
+    /// Switches everything off that would make a frame other than it is on the wire.
+    pub(super) fn turn_off_offloads(&mut self, interface: &Interface) -> Result<(), NetError> {
+        let offloads = Offloads::of(&interface.name)?;
+        let mut switched_off = Vec::new();
+        for offload in Offload::ALL {
+            if let Ok(Some(true)) = offloads.get(offload) {
+                match offloads.set(offload, false) {
+                    Ok(()) => switched_off.push(offload),
+                    Err(error) => {
+                        tracing::warn!(%error, ?offload, "frames may arrive unfinished");
+                    }
+                }
+            }
+        }
+        self.offloads = Some((offloads, switched_off));
+        Ok(())
+    }
 }
 
 impl Drop for Kept {
@@ -154,12 +175,16 @@ impl Wires {
     }
 }
 
-fn net_error(interface: &Interface) -> impl FnOnce(NetError) -> OpenError {
+pub(super) fn net_error(interface: &Interface) -> impl FnOnce(NetError) -> OpenError {
     let name = interface.name.clone();
     move |source| OpenError::Net { name, source }
 }
 
-fn port_error(interface: &Interface, what: &'static str, source: io::Error) -> OpenError {
+pub(super) fn port_error(
+    interface: &Interface,
+    what: &'static str,
+    source: io::Error,
+) -> OpenError {
     let hint = match source.kind() {
         io::ErrorKind::PermissionDenied => {
             "; run as root, or with CAP_NET_RAW and CAP_NET_ADMIN in its namespace"
@@ -173,11 +198,15 @@ fn port_error(interface: &Interface, what: &'static str, source: io::Error) -> O
 ///
 /// # Errors
 /// [`OpenError`]; what was changed by then is put back.
-pub fn open(interface: &Interface, wires: &mut Wires) -> Result<Opened, OpenError> {
+pub fn open(interface: &Interface, wires: &mut Wires, cards: &Cards) -> Result<Opened, OpenError> {
     match interface.port {
         Backend::AfPacket => open_af_packet(interface),
         Backend::Tap => open_tap(interface),
         Backend::Wire => open_wire(interface, wires),
+        Backend::Netmap => {
+            let (_, link, _, addresses) = shared_link(interface)?;
+            cards.open_interface(interface, &link, Kept::default(), addresses)
+        }
     }
 }
 
@@ -207,7 +236,7 @@ fn open_tap(interface: &Interface) -> Result<Opened, OpenError> {
     Ok(opened(interface, mac, mtu, interface.addresses.clone(), Box::new(tap), None, &[]))
 }
 
-fn opened(
+pub(super) fn opened(
     interface: &Interface,
     mac: Mac,
     mtu: u16,
@@ -237,21 +266,7 @@ fn opened(
 
 fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
     let name = interface.name.as_str();
-    let unsuitable = |problem| OpenError::Unsuitable { name: name.to_owned(), problem };
-    let mut netlink = Netlink::open().map_err(net_error(interface))?;
-    let link = netlink.link(name).map_err(net_error(interface))?;
-    if !link.is_ethernet || link.is_loopback() {
-        return Err(unsuitable("is no Ethernet interface"));
-    }
-    if !link.is_up() {
-        return Err(unsuitable("is down; set it up first"));
-    }
-    let mtu = u16::try_from(link.mtu).map_err(|_| unsuitable("has too large an MTU"))?;
-    let addresses = if interface.addresses.is_empty() {
-        link_addresses(&mut netlink, interface)?
-    } else {
-        interface.addresses.clone()
-    };
+    let (mut netlink, link, mtu, addresses) = shared_link(interface)?;
     let mut kept = Kept::default();
     kept.offloads = Some(no_receive_offloads(interface)?);
     let host = match interface.host {
@@ -270,6 +285,28 @@ fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
     let passes: &[Pass] = if host.is_some() { &Pass::ALL } else { &[] };
     let opened = opened(interface, link.mac, mtu, addresses, Box::new(wire), host, passes);
     Ok(Opened { kept, ..opened })
+}
+
+/// An interface that the kernel has and that can be shared: how it is now, its MTU, and the addresses
+/// that host and clients share.
+fn shared_link(interface: &Interface) -> Result<(Netlink, Link, u16, Vec<Network>), OpenError> {
+    let name = interface.name.as_str();
+    let unsuitable = |problem| OpenError::Unsuitable { name: name.to_owned(), problem };
+    let mut netlink = Netlink::open().map_err(net_error(interface))?;
+    let link = netlink.link(name).map_err(net_error(interface))?;
+    if !link.is_ethernet || link.is_loopback() {
+        return Err(unsuitable("is no Ethernet interface"));
+    }
+    if !link.is_up() {
+        return Err(unsuitable("is down; set it up first"));
+    }
+    let mtu = u16::try_from(link.mtu).map_err(|_| unsuitable("has too large an MTU"))?;
+    let addresses = if interface.addresses.is_empty() {
+        link_addresses(&mut netlink, interface)?
+    } else {
+        interface.addresses.clone()
+    };
+    Ok((netlink, link, mtu, addresses))
 }
 
 fn open_socket(

@@ -8,6 +8,7 @@
 mod event;
 mod gateway;
 pub mod interface;
+pub mod netmap;
 mod signal;
 mod worker;
 
@@ -18,17 +19,21 @@ pub use worker::{IdlePolicy, Worker};
 use crate::config::{self, Config, ConfigError, Network};
 use crate::control::memory::Memory;
 use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
+use crate::port::netmap::Kernel;
 use crate::switch::{InterfaceSpec, Switch, SwitchError};
 use core::fmt::Debug;
 use interface::{OpenError, Opened};
+use netmap::Cards;
 use rustix::event::EventfdFlags;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use thiserror::Error;
+use usnet_shmring::pool::Pool;
 
 /// An interface that is ready to be served.
 #[derive(Debug)]
@@ -49,15 +54,36 @@ pub struct ReadyInterface {
 pub trait Restore: Debug + Send {}
 impl<T: Debug + Send> Restore for T {}
 
+/// All memory of the daemon, made before its interfaces are opened: a port may put it to use.
+#[derive(Debug)]
+pub struct Prepared {
+    memory: Memory,
+    pool: Pool,
+    cards: Cards,
+}
+
+impl Prepared {
+    /// Makes the memory that a configuration asks for. `netmap` is asked for ports of that kind, if it
+    /// names any.
+    ///
+    /// # Errors
+    /// [`DaemonError::Server`]: no memory.
+    pub fn new(config: &Config, netmap: Arc<dyn Kernel>) -> Result<Self, DaemonError> {
+        let (memory, pool, cards) = Cards::prepare(config, netmap).map_err(ServerError::from)?;
+        Ok(Self { memory, pool, cards })
+    }
+}
+
 impl ReadyInterface {
     /// Opens every interface that the configuration names.
     ///
     /// # Errors
     /// [`DaemonError::Open`]; those that were open by then are put back.
-    pub fn open_all(config: &Config) -> Result<Vec<Self>, DaemonError> {
+    pub fn open_all(config: &Config, prepared: &mut Prepared) -> Result<Vec<Self>, DaemonError> {
         let mut wires = interface::Wires::new(&config.interfaces)?;
+        let Prepared { cards, .. } = prepared;
         let open = |configured: &config::Interface| {
-            let Opened { spec, addresses, kept } = interface::open(configured, &mut wires)?;
+            let Opened { spec, addresses, kept } = interface::open(configured, &mut wires, cards)?;
             let gateways = match configured.gateways.as_slice() {
                 [] => gateway::default_gateways(&configured.name),
                 given => given.to_vec(),
@@ -139,12 +165,16 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`]; the interfaces are put back.
-    pub fn start(config: Config, interfaces: Vec<ReadyInterface>) -> Result<Self, DaemonError> {
+    pub fn start(
+        config: Config,
+        prepared: Prepared,
+        interfaces: Vec<ReadyInterface>,
+    ) -> Result<Self, DaemonError> {
         let known: Vec<_> =
             interfaces.iter().map(|i| (i.name.as_str(), i.networks.as_slice())).collect();
         config.check_addresses(&known)?;
         let start = |what| move |source| DaemonError::Start { what, source };
-        let (memory, pool) = Memory::new(&config.memory).map_err(ServerError::from)?;
+        let Prepared { memory, pool, cards: _ } = prepared;
         let mut switch = Switch::new(pool, RandomState::new().build_hasher().finish());
         let mut restore = Vec::with_capacity(interfaces.len());
         let mut shared = Vec::with_capacity(interfaces.len());

@@ -6,9 +6,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use usnet_switch::config::Config;
-use usnet_switch::daemon::{Daemon, DaemonError, ReadyInterface, Signals};
+use usnet_switch::daemon::{Daemon, DaemonError, Prepared, ReadyInterface, Signals};
+use usnet_switch::port::netmap::Module;
 
 /// What asks for a stop, and what would end the process without putting anything back.
 const COLLECTED: [i32; 5] =
@@ -22,8 +24,9 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let signals = Signals::collect(&COLLECTED).map_err(start("to collect signals"))?;
     raise_descriptor_limit();
     let socket = config.control.socket.clone();
-    let interfaces = ReadyInterface::open_all(&config)?;
-    let daemon = Daemon::start(config, interfaces)?;
+    let mut prepared = Prepared::new(&config, Arc::new(Module))?;
+    let interfaces = ReadyInterface::open_all(&config, &mut prepared)?;
+    let daemon = Daemon::start(config, prepared, interfaces)?;
     // A client with the same user must not look into this process.
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "other processes of this user can look into this one");

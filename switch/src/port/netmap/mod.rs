@@ -1,10 +1,28 @@
-//! netmap: rings that the card's driver and this process share.
+//! netmap: rings that a card's driver and this process share.
+//!
+//! ```text
+//!   name     netmap:eth0^ and its kin -> what to bind
+//!   kernel   the seam: control, sync, memory        module: the real one     double: for tests
+//!   abi      structures and offsets, checked against the header's
+//!   region   rings and buffers in memory that others write
+//!   bank     the daemon's slots as a region: buffers that clients may be lent
+//!   port     receive and transmit, by swapping or by copying
+//! ```
+//!
+//! `docs/netmap.md` says what is copied when, and what was tried against the real module.
 
 pub mod abi;
+mod bank;
 #[cfg(feature = "netmap-double")]
 pub mod double;
 mod kernel;
 mod module;
+mod name;
+mod port;
+mod region;
 
+pub use bank::Bank;
 pub use kernel::{Control, Device, Direction, Kernel};
 pub use module::{Module, PATH};
+pub use name::{BadName, PortName};
+pub use port::{Netmap, NetmapSpec};

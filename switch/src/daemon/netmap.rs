@@ -1,0 +1,115 @@
+//! Interfaces over netmap: the daemon's slots as the card's buffers where the kernel can do that.
+//!
+//! ```text
+//!   eth0   card's rings --> switch --> clients, their slots lent
+//!            |                 |
+//!            +-- host rings ---+   the kernel's stack, which stays on eth0
+//! ```
+//!
+//! - The kernel keeps its addresses and routes on the interface, as ever; while the port is open its
+//!   frames go through the host rings, in both directions, and so through the switch.
+//! - Offloads are off while the port is open: netmap passes frames as they lie, and the host rings
+//!   refuse what a card would still have to finish.
+
+use super::interface::{Kept, OpenError, Opened, net_error, opened, port_error};
+use crate::config::{Backend, Config, HostEndpoint, Interface};
+use crate::control::memory::{Memory, MemoryError};
+use crate::net::Link;
+use crate::port::Port;
+use crate::port::netmap::abi::PortInfo;
+use crate::port::netmap::{Bank, Control, Kernel, Module, Netmap, NetmapSpec, PortName};
+use std::io;
+use std::sync::Arc;
+use usnet_shmring::pool::Pool;
+
+/// What ports over netmap share.
+#[derive(Debug)]
+pub struct Cards {
+    kernel: Arc<dyn Kernel>,
+    bank: Option<Arc<Bank>>,
+}
+
+impl Cards {
+    /// For interfaces that are not over netmap.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { kernel: Arc::new(Module), bank: None }
+    }
+
+    /// Makes the daemon's memory, and gives it to netmap if there are interfaces over it. Where the
+    /// kernel does not take it, their frames are copied, and the log says why.
+    pub(super) fn prepare(
+        config: &Config,
+        kernel: Arc<dyn Kernel>,
+    ) -> Result<(Memory, Pool, Self), MemoryError> {
+        let cards: Vec<&Interface> =
+            config.interfaces.iter().filter(|i| i.port == Backend::Netmap).collect();
+        if cards.is_empty() {
+            let (memory, pool) = Memory::new(&config.memory)?;
+            return Ok((memory, pool, Self { kernel, bank: None }));
+        }
+        let ((memory, mut pool), objects) = Memory::with_objects(&config.memory)?;
+        let bank = ring_buffers(kernel.as_ref(), &cards).and_then(|buffers| {
+            Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pool, buffers)
+        });
+        let bank = match bank {
+            Ok(bank) => Some(bank),
+            Err(error) => {
+                tracing::warn!(%error, "netmap does not take the daemon's memory; frames are copied");
+                None
+            }
+        };
+        Ok((memory, pool, Self { kernel, bank }))
+    }
+
+    /// Opens one port.
+    fn open(
+        &self,
+        interface: &Interface,
+        link: &Link,
+        name: PortName,
+    ) -> Result<Netmap, OpenError> {
+        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        let spec = NetmapSpec { name, mac: link.mac, mtu };
+        Netmap::open(self.kernel.as_ref(), &spec, self.bank.as_ref())
+            .map_err(|error| port_error(interface, "a netmap port", error))
+    }
+
+    /// Opens an interface: the card's rings, and the host rings unless the kernel is to be left out.
+    pub(super) fn open_interface(
+        &self,
+        interface: &Interface,
+        link: &Link,
+        mut kept: Kept,
+        addresses: Vec<crate::config::Network>,
+    ) -> Result<Opened, OpenError> {
+        let name = &interface.name;
+        kept.turn_off_offloads(interface).map_err(net_error(interface))?;
+        let wire = self.open(interface, link, PortName::nic(name))?;
+        let (swaps, rings) = (wire.swaps(), wire.rings());
+        let host = match interface.host {
+            HostEndpoint::None => None,
+            _ => Some(self.open(interface, link, PortName::host(name))?),
+        };
+        let exchange = if swaps { "swapped" } else { "copied" };
+        tracing::info!(interface = name, buffers = exchange, ?rings, "netmap port open");
+        let mtu = wire.info().mtu;
+        let host = host.map(|host| Box::new(host) as Box<dyn Port>);
+        let opened = opened(interface, link.mac, mtu, addresses, Box::new(wire), host, &[]);
+        Ok(Opened { kept, ..opened })
+    }
+}
+
+/// Buffers that the rings of these interfaces hold, host rings too.
+fn ring_buffers(kernel: &dyn Kernel, cards: &[&Interface]) -> io::Result<u32> {
+    let mut buffers = 0;
+    for card in cards {
+        let mut info = PortInfo::default();
+        kernel.open()?.control(&card.name, Control::PortInfo(&mut info))?;
+        let rings =
+            |card: u16, host: u16, slots| (u32::from(card) + u32::from(host.max(1))) * slots;
+        buffers += rings(info.tx_rings, info.host_tx_rings, info.tx_slots)
+            + rings(info.rx_rings, info.host_rx_rings, info.rx_slots);
+    }
+    Ok(buffers)
+}

@@ -1,0 +1,161 @@
+//! External memory: the daemon's own slots as a region of netmap, so that a buffer of a card's ring is
+//! a slot that clients may be lent.
+//!
+//! ```text
+//!   arena    | objects segment (2 MiB) | port segment ................................... |
+//!   netmap   | netmap_if | rings       | 0 1 | 2 ... buffers                              |
+//!   slots                              | first ...                      buffer = slot - first
+//! ```
+//!
+//! - The objects segment is made first, so that the two are neighbours, and no client ever maps it.
+//! - A holder (a port of mode `NULL`) keeps the region and all buffers that no ring needs; these are the
+//!   pool's free slots. What the kernel keeps for rings is claimed from the pool and lies in the bank.
+//! - A port that opens takes the slots of its rings out of the bank, and puts those that its rings hold
+//!   at the end back; by then the kernel has the same opinion of each.
+
+use super::abi::{ExtMem, PoolsInfo, Register, mode};
+use super::kernel::{Control, Device, Kernel};
+use super::region::{BufferIndex, RESERVED_BUFFERS, Region};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use usnet_shmring::arena::{Segment, SlotRange};
+use usnet_shmring::pool::{Frame, Pool};
+
+/// Bytes of a `netmap_if` object.
+const IF_SIZE: u32 = 1024;
+/// How many there are.
+const IF_TOTAL: u32 = 32;
+/// Bytes of a ring object: rings of up to 2,032 slots.
+const RING_SIZE: u32 = 32_768;
+
+/// A region over the daemon's own memory.
+#[derive(Debug)]
+pub struct Bank {
+    region: Arc<Region>,
+    memory_id: u16,
+    /// First slot of the port segment: buffer 0.
+    first: u32,
+    /// Slots that the kernel keeps, for itself or for rings that are not open.
+    kept: Mutex<HashMap<u32, Frame>>,
+    /// Keeps the region; closed last.
+    _holder: Mutex<Box<dyn Device>>,
+    /// Where the holder's `netmap_if` lies.
+    offset: u64,
+}
+
+impl Bank {
+    /// Gives `objects` and the pool's port segment to the kernel as a region, and leaves it `ring_buffers`
+    /// of the slots for rings that will be opened.
+    ///
+    /// # Errors
+    /// Why the kernel does not take it: `Unsupported` where it was built without external memory,
+    /// `OutOfMemory` where pages are not contiguous.
+    pub fn open(
+        kernel: &dyn Kernel,
+        objects: &SlotRange,
+        port: &Arc<Segment>,
+        pool: &mut Pool,
+        ring_buffers: u32,
+    ) -> io::Result<Arc<Self>> {
+        let slot_size = port.arena().slot_size().bytes();
+        let objects = objects.segment();
+        let (bytes, total) = (objects.bytes().len(), port.count());
+        let rings =
+            u32::try_from(bytes).unwrap_or(0).saturating_sub(IF_SIZE * IF_TOTAL) / RING_SIZE;
+        let mut extmem = ExtMem {
+            address: objects.bytes().as_ptr().expose_provenance() as u64,
+            pools: PoolsInfo {
+                memory_size: (bytes + port.bytes().len()) as u64,
+                if_total: IF_TOTAL,
+                if_size: IF_SIZE,
+                ring_total: rings,
+                ring_size: RING_SIZE,
+                buffer_total: total,
+                buffer_size: slot_size,
+                ..PoolsInfo::default()
+            },
+            ..ExtMem::default()
+        };
+        let free = total.saturating_sub(RESERVED_BUFFERS).saturating_sub(ring_buffers);
+        let mut register =
+            Register { mode: mode::NULL, extra_buffers: free, ..Register::default() };
+        let holder = kernel.open()?;
+        let request = Control::Register { body: &mut register, extmem: Some(&mut extmem) };
+        holder.control("usnet", request)?;
+        let pools = extmem.pools;
+        let expected = (bytes as u64, slot_size);
+        if (pools.buffer_offset, pools.buffer_size) != expected || pools.buffer_total > total {
+            return Err(io::Error::other(format!(
+                "netmap placed buffers of {} bytes at {}, not of {} at {}",
+                pools.buffer_size, pools.buffer_offset, expected.1, expected.0
+            )));
+        }
+        let region = Region::of_segments(objects, port, &pools)?;
+        let ours: HashSet<u32> =
+            region.extra_buffers(register.offset)?.into_iter().map(|b| b.0).collect();
+        // They are the pool's now and will be written; the list would lead anywhere.
+        region.set_extra_buffers(register.offset, std::iter::empty())?;
+        let first = port.first();
+        let kept = pool.claim(|slot| !ours.contains(&slot.wrapping_sub(first)));
+        let kept = kept.into_iter().map(|frame| (frame.slot(), frame)).collect();
+        Ok(Arc::new(Self {
+            region,
+            memory_id: register.memory_id,
+            first,
+            kept: Mutex::new(kept),
+            _holder: Mutex::new(holder),
+            offset: register.offset,
+        }))
+    }
+
+    /// The region's number.
+    #[must_use]
+    pub fn memory_id(&self) -> u16 {
+        self.memory_id
+    }
+
+    pub(super) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// The buffer that a slot is; `None` of slots of other segments.
+    #[inline]
+    pub(super) fn buffer(&self, slot: u32) -> Option<BufferIndex> {
+        self.region.buffer(slot.wrapping_sub(self.first))
+    }
+
+    /// Takes the slot of a ring's buffer out of the bank.
+    pub(super) fn take(&self, number: u32) -> Option<Frame> {
+        let buffer = self.region.buffer(number)?;
+        self.lock().remove(&self.first.wrapping_add(buffer.0))
+    }
+
+    /// Puts a slot of a ring that closes back.
+    pub(super) fn put(&self, frame: Frame) {
+        self.lock().insert(frame.slot(), frame);
+    }
+
+    /// Slots that the kernel keeps now.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Frame>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Bank {
+    /// Says which buffers are the holder's, so that closing it gives the kernel all that it gave.
+    fn drop(&mut self) {
+        let kept = self.lock();
+        let ours = (RESERVED_BUFFERS..self.region.buffers())
+            .filter(|number| !kept.contains_key(&self.first.wrapping_add(*number)))
+            .map(BufferIndex);
+        if let Err(error) = self.region.set_extra_buffers(self.offset, ours) {
+            tracing::warn!(%error, "netmap's buffers were not given back");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The port: a card's rings, host rings, a pipe's end or a port of VALE.
+//!
+//! ```text
+//!   swap   receive:  ring slot [a] <-> [b] free slot of the pool     frame = a, nothing was copied
+//!          transmit: ring slot [c] <-> [d] frame                     c is free again
+//!   copy   receive:  ring slot  --> free slot        transmit: frame --> ring slot
+//! ```
+//!
+//! - Swapped are only slots of the region that is the pool's own memory ([`Bank`]), where the kernel
+//!   writes and nobody else does; every other region is copied from and to.
+//! - The private list of what each ring slot holds is what counts. What the kernel says of a buffer is
+//!   compared with it and never used instead.
+//! - Slots given back reach the kernel with the next sync. One sync a burst and direction, none while
+//!   frames are left from the last.
+
+use super::abi::{PoolsInfo, Register, flag, slot_flag};
+use super::bank::Bank;
+use super::kernel::{Control, Device, Direction, Kernel};
+use super::name::PortName;
+use super::region::{Region, Ring, Slot};
+use crate::classify::Mac;
+use crate::port::{Burst, Port, PortCounters, PortInfo};
+use crate::time::Time;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct NetmapSpec {
+    /// The port.
+    pub name: PortName,
+    /// Its link address.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// A ring, and in a region of ours what each of its slots holds.
+#[derive(Debug)]
+struct Held {
+    ring: Ring,
+    /// By slot; empty where frames are copied.
+    frames: Vec<Option<Frame>>,
+}
+
+/// A port over netmap's rings.
+#[derive(Debug)]
+pub struct Netmap {
+    info: PortInfo,
+    device: Box<dyn Device>,
+    /// Where swapping is possible.
+    bank: Option<Arc<Bank>>,
+    region: Arc<Region>,
+    transmit: Vec<Held>,
+    receive: Vec<Held>,
+    /// Receive ring that is looked at first.
+    turn: usize,
+    counters: PortCounters,
+}
+
+impl Netmap {
+    /// Opens a port. With a `bank` it asks for the bank's region; if the kernel gives another one,
+    /// frames are copied.
+    ///
+    /// # Errors
+    /// What the kernel refused: `ENXIO` no such interface, `EBUSY` taken by another, `EINVAL` an MTU
+    /// longer than a buffer among others. What of its memory cannot be.
+    pub fn open(
+        kernel: &dyn Kernel,
+        spec: &NetmapSpec,
+        bank: Option<&Arc<Bank>>,
+    ) -> io::Result<Self> {
+        let PortName { port, mode, ring, flags, memory_id } = &spec.name;
+        // What peers may write is never lent to clients, whatever region it lies in.
+        let bank = bank.filter(|_| !spec.name.has_peer());
+        let device = kernel.open()?;
+        let mut register = Register {
+            mode: *mode,
+            ring_id: *ring,
+            flags: flags | flag::NO_TX_POLL,
+            memory_id: bank.map_or(*memory_id, |bank| bank.memory_id()),
+            ..Register::default()
+        };
+        device.control(port, Control::Register { body: &mut register, extmem: None })?;
+        let bank = bank.filter(|bank| bank.memory_id() == register.memory_id).cloned();
+        let region = match &bank {
+            Some(bank) => Arc::clone(bank.region()),
+            None => {
+                let mut pools = PoolsInfo { memory_id: register.memory_id, ..PoolsInfo::default() };
+                device.control(port, Control::PoolsInfo(&mut pools))?;
+                Region::map(device.memory(), &pools)?
+            }
+        };
+        if usize::from(spec.mtu) + 14 > region.buffer_size() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "an MTU of {} needs buffers of more than netmap's {} bytes; lower the MTU, or \
+                     load the module with buf_size={}",
+                    spec.mtu,
+                    region.buffer_size(),
+                    (usize::from(spec.mtu) + 14).next_power_of_two()
+                ),
+            ));
+        }
+        let rings = region.rings(register.offset)?;
+        let mut opened = Self {
+            info: PortInfo {
+                name: spec.name.port.clone(),
+                backend: "netmap",
+                mac: spec.mac,
+                mtu: spec.mtu,
+            },
+            device,
+            bank,
+            region,
+            transmit: Vec::new(),
+            receive: Vec::new(),
+            turn: 0,
+            counters: PortCounters::default(),
+        };
+        // On an error what was taken out of the bank goes back when `opened` is dropped.
+        for ring in rings.transmit {
+            opened.hold(ring, true)?;
+        }
+        for ring in rings.receive {
+            opened.hold(ring, false)?;
+        }
+        Ok(opened)
+    }
+
+    /// Takes the slots that a ring holds out of the bank.
+    fn hold(&mut self, ring: Ring, is_transmit: bool) -> io::Result<()> {
+        let mut held = Held { ring, frames: Vec::new() };
+        let mut problem = None;
+        if let Some(bank) = &self.bank {
+            for index in 0..held.ring.count() {
+                let frame = held.ring.slot(index).and_then(|slot| bank.take(slot.buffer));
+                if frame.is_none() {
+                    problem = Some("a ring with a buffer that is not its own");
+                }
+                held.frames.push(frame);
+            }
+        }
+        if is_transmit {
+            self.transmit.push(held)
+        } else {
+            self.receive.push(held)
+        }
+        problem.map_or(Ok(()), |what| Err(inconsistent(what)))
+    }
+
+    /// Whether received buffers are handed on without copying.
+    #[must_use]
+    pub fn swaps(&self) -> bool {
+        self.bank.is_some()
+    }
+
+    /// Number of transmit and receive rings.
+    #[must_use]
+    pub fn rings(&self) -> (usize, usize) {
+        (self.transmit.len(), self.receive.len())
+    }
+
+    fn sync(&mut self, direction: Direction) -> io::Result<()> {
+        let rings = match direction {
+            Direction::Transmit => &mut self.transmit,
+            Direction::Receive => &mut self.receive,
+        };
+        for held in rings.iter() {
+            held.ring.publish();
+        }
+        self.device.sync(direction)?;
+        rings.iter_mut().try_for_each(|held| held.ring.refresh())
+    }
+
+    /// Takes what lies in the receive rings, one ring after the other.
+    fn take(&mut self, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+        let Self { receive, bank, region, counters, turn, .. } = self;
+        let mut count = 0;
+        let rings = receive.len().max(1);
+        for offset in 0..rings {
+            let Some(held) = receive.get_mut((*turn + offset) % rings) else { break };
+            while held.ring.available() > 0 && into.room() > 0 {
+                let frame = match bank {
+                    Some(bank) => swap_in(held, bank, pool, counters)?,
+                    None => copy_in(&mut held.ring, region, pool, counters),
+                };
+                if let Some(frame) = frame {
+                    counters.received += 1;
+                    counters.received_bytes += frame.len() as u64;
+                    count += 1;
+                    if let Err(frame) = into.push(frame) {
+                        pool.free(frame);
+                    }
+                }
+            }
+        }
+        *turn = (*turn + 1) % rings;
+        Ok(count)
+    }
+
+    /// Puts frames into the first transmit ring: one ring, so that none overtakes another.
+    fn put(&mut self, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        let Self { transmit, bank, region, counters, info, .. } = self;
+        let Some(held) = transmit.first_mut() else {
+            let count = from.clear(pool);
+            counters.transmit_errors += count as u64;
+            return Ok(count);
+        };
+        let longest = (usize::from(info.mtu) + 22).min(region.buffer_size());
+        let mut count = 0;
+        while held.ring.available() > 0
+            && let Some(frame) = from.pop()
+        {
+            count += 1;
+            let length = frame.len();
+            if length > longest || length < usize::from(MIN_FRAME) {
+                counters.transmit_errors += 1;
+                pool.free(frame);
+                continue;
+            }
+            match bank {
+                Some(bank) if frame.offset() == 0 && bank.buffer(frame.slot()).is_some() => {
+                    swap_out(held, bank, pool, frame)?;
+                }
+                _ => copy_out(held, region, pool, frame)?,
+            }
+            counters.transmitted += 1;
+            counters.transmitted_bytes += length as u64;
+        }
+        Ok(count)
+    }
+}
+
+fn inconsistent(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("netmap's memory has {what}"))
+}
+
+/// Takes the first slot's frame, leaving a free slot of the pool in its place. `None`, and the slot is
+/// given back as it is, if it holds no whole frame or there is no free slot.
+#[inline]
+fn swap_in(
+    held: &mut Held,
+    bank: &Bank,
+    pool: &mut Pool,
+    counters: &mut PortCounters,
+) -> io::Result<Option<Frame>> {
+    let index = held.ring.head();
+    let (Some(slot), Some(place)) = (held.ring.slot(index), held.frames.get_mut(index as usize))
+    else {
+        return Err(inconsistent("a ring with its head outside"));
+    };
+    let expected = place.as_ref().and_then(|frame| bank.buffer(frame.slot()));
+    if expected.is_none_or(|buffer| buffer.0 != slot.buffer) {
+        return Err(inconsistent("another buffer in a slot than was put there"));
+    }
+    if slot.flags & slot_flag::MOREFRAG != 0 || slot.length < MIN_FRAME {
+        skip(&mut held.ring, slot, counters);
+        return Ok(None);
+    }
+    let spare = pool.alloc();
+    let Some((spare, buffer)) = spare.and_then(|s| Some((bank.buffer(s.slot())?, s))).map(swap)
+    else {
+        counters.no_slot += 1;
+        held.ring.advance();
+        return Ok(None);
+    };
+    let taken = place.replace(spare);
+    held.ring.set_slot(index, Slot::swapped(buffer, 0));
+    held.ring.advance();
+    let Some(mut frame) = taken else { return Ok(None) };
+    if !pool.set_window(&mut frame, 0, slot.length) {
+        counters.receive_errors += 1;
+        pool.free(frame);
+        return Ok(None);
+    }
+    Ok(Some(frame))
+}
+
+fn swap<A, B>((a, b): (A, B)) -> (B, A) {
+    (b, a)
+}
+
+/// Gives back a packet that is no frame for us: all its slots.
+#[cold]
+fn skip(ring: &mut Ring, first: Slot, counters: &mut PortCounters) {
+    counters.receive_errors += 1;
+    let mut slot = first;
+    loop {
+        ring.advance();
+        if slot.flags & slot_flag::MOREFRAG == 0 || ring.available() == 0 {
+            break;
+        }
+        match ring.slot(ring.head()) {
+            Some(next) => slot = next,
+            None => break,
+        }
+    }
+}
+
+/// Copies the packet that begins in the first slot, from however many buffers.
+#[inline]
+fn copy_in(
+    ring: &mut Ring,
+    region: &Region,
+    pool: &mut Pool,
+    counters: &mut PortCounters,
+) -> Option<Frame> {
+    let Some(mut frame) = pool.alloc() else {
+        counters.no_slot += 1;
+        if let Some(slot) = ring.slot(ring.head()) {
+            skip(ring, slot, counters);
+            counters.receive_errors -= 1;
+        }
+        return None;
+    };
+    let mut length = 0usize;
+    let mut fits = true;
+    loop {
+        let slot = ring.slot(ring.head())?;
+        let buffer = region.buffer(slot.buffer);
+        let part = usize::from(slot.length);
+        let end = u16::try_from(length + part).ok();
+        // The window grows piece by piece, so that it never shows what was not written.
+        fits &= match (buffer, end) {
+            (Some(buffer), Some(end)) if pool.set_window(&mut frame, 0, end) => pool
+                .bytes_mut(&mut frame)
+                .get_mut(length..)
+                .is_some_and(|into| region.read(buffer, into)),
+            _ => false,
+        };
+        length += part;
+        ring.advance();
+        if slot.flags & slot_flag::MOREFRAG == 0 || ring.available() == 0 {
+            // A packet that goes on where nothing has arrived is cut.
+            fits &= slot.flags & slot_flag::MOREFRAG == 0;
+            break;
+        }
+    }
+    if !fits || frame.len() < usize::from(MIN_FRAME) {
+        counters.receive_errors += 1;
+        pool.free(frame);
+        return None;
+    }
+    Some(frame)
+}
+
+/// Puts a frame into the first slot; what lay there was sent and is free.
+#[inline]
+fn swap_out(held: &mut Held, bank: &Bank, pool: &mut Pool, frame: Frame) -> io::Result<()> {
+    let index = held.ring.head();
+    let place = held.frames.get_mut(index as usize);
+    let (Some(place), Some(buffer)) = (place, bank.buffer(frame.slot())) else {
+        pool.free(frame);
+        return Err(inconsistent("a ring with its head outside"));
+    };
+    let length = u16::try_from(frame.len()).unwrap_or(0);
+    held.ring.set_slot(index, Slot::swapped(buffer, length));
+    if let Some(sent) = place.replace(frame) {
+        pool.free(sent);
+    }
+    held.ring.advance();
+    Ok(())
+}
+
+/// Copies a frame into the first slot's buffer.
+#[inline]
+fn copy_out(held: &mut Held, region: &Region, pool: &mut Pool, frame: Frame) -> io::Result<()> {
+    let index = held.ring.head();
+    let slot = held.ring.slot(index);
+    let written =
+        slot.and_then(|slot| region.buffer(slot.buffer).zip(Some(slot))).map(|(buffer, slot)| {
+            // No larger than a buffer: `put` has looked.
+            let length = u16::try_from(frame.len()).unwrap_or(0);
+            region.write(buffer, pool.bytes(&frame)) && {
+                let flags = slot.flags & slot_flag::BUF_CHANGED;
+                held.ring.set_slot(index, Slot { length, flags, ..slot });
+                true
+            }
+        });
+    pool.free(frame);
+    if written != Some(true) {
+        return Err(inconsistent("a transmit slot without a buffer"));
+    }
+    held.ring.advance();
+    Ok(())
+}
+
+impl Port for Netmap {
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn receive(&mut self, _: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+        if self.receive.iter().all(|held| held.ring.available() == 0) {
+            self.sync(Direction::Receive)?;
+        }
+        self.take(pool, into)
+    }
+
+    fn transmit(&mut self, _: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        let mut count = self.put(pool, from)?;
+        self.sync(Direction::Transmit)?;
+        if !from.is_empty() {
+            // The sync may have shown room.
+            let more = self.put(pool, from)?;
+            if more > 0 {
+                self.sync(Direction::Transmit)?;
+            }
+            count += more;
+        }
+        Ok(count)
+    }
+
+    fn counters(&self) -> PortCounters {
+        self.counters
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.readiness())
+    }
+}
+
+impl Drop for Netmap {
+    fn drop(&mut self) {
+        // What the rings hold is the kernel's when the device closes.
+        if let Some(bank) = &self.bank {
+            for held in self.transmit.iter_mut().chain(&mut self.receive) {
+                for frame in held.frames.drain(..).flatten() {
+                    bank.put(frame);
+                }
+            }
+        }
+    }
+}

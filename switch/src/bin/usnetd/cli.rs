@@ -1,6 +1,7 @@
 //! What can be typed.
 
 use crate::demo::{ClientArgs, DemoArgs, ProbeArgs};
+use crate::selftest::SelfTest;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -36,6 +37,11 @@ pub(crate) enum Command {
     Check(Check),
     /// Watch real processes share an interface with the kernel's stack
     Demo(DemoArgs),
+    /// Try what this machine's back ends can do
+    Selftest {
+        #[command(subcommand)]
+        what: SelfTest,
+    },
     /// One of the demo's clients
     #[command(hide = true)]
     DemoClient(ClientArgs),

@@ -4,18 +4,26 @@ mod check;
 mod cli;
 mod demo;
 mod failure;
+mod report;
 mod run;
+mod selftest;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use failure::Failure;
+use selftest::SelfTest;
 use std::process::ExitCode;
+use std::sync::Arc;
+use usnet_switch::port::netmap::Module;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => return demo::run(&args),
+        Command::Selftest { what: SelfTest::Netmap(args) } => {
+            return selftest::run(&args, Arc::new(Module));
+        }
         Command::DemoClient(args) => demo::run_client(&args).map_err(Failure::io),
         Command::DemoProbe(args) => demo::run_probe(&args).map_err(Failure::io),
         Command::Man => usnet_switch::manual::write_man(&Cli::command()).map_err(Failure::io),

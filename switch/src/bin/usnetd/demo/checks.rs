@@ -1,9 +1,9 @@
 //! What the demo tries, in order.
 
 use super::probe::Finding;
-use super::report::Report;
 use super::status::query;
 use super::topology::{Outside, SHARED, Topology};
+use crate::report::Report;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;

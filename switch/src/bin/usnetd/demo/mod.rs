@@ -5,7 +5,6 @@ mod checks;
 mod client;
 mod page;
 mod probe;
-mod report;
 mod status;
 mod topology;
 mod transport;
@@ -13,8 +12,8 @@ mod transport;
 pub(crate) use client::{ClientArgs, run as run_client};
 pub(crate) use probe::{ProbeArgs, run as run_probe};
 
+use crate::report::Report;
 use clap::Args;
-use report::Report;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::os::fd::AsFd;
 use std::path::PathBuf;

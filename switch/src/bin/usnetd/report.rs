@@ -1,45 +1,45 @@
-//! What the demo tells: progress while it runs, a table or JSON at the end.
+//! What the demo and the self-test tell: progress while it runs, a table or JSON at the end.
 
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
 /// One thing that was tried.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Check {
+pub(crate) struct Check {
     /// What was tried.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whether it held.
-    pub(super) ok: bool,
+    pub(crate) ok: bool,
     /// What was measured, if anything was.
-    pub(super) value: Option<f64>,
+    pub(crate) value: Option<f64>,
     /// Its unit, or empty.
-    pub(super) unit: String,
+    pub(crate) unit: String,
     /// What to add for people.
     #[serde(skip)]
-    pub(super) note: String,
+    pub(crate) note: String,
 }
 
 /// Everything that was tried.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Report {
     /// Whether all held.
-    pub(super) ok: bool,
+    pub(crate) ok: bool,
     /// What carried the frames.
-    pub(super) backend: String,
+    pub(crate) backend: String,
     /// In the order in which they were tried.
-    pub(super) checks: Vec<Check>,
+    pub(crate) checks: Vec<Check>,
     #[serde(skip)]
     quiet: bool,
 }
 
 impl Report {
     /// An empty report; `quiet` prints no progress.
-    pub(super) fn new(backend: &str, quiet: bool) -> Self {
+    pub(crate) fn new(backend: &str, quiet: bool) -> Self {
         Self { ok: true, backend: backend.to_owned(), checks: Vec::new(), quiet }
     }
 
     /// Says what is being done now. On standard error, so that the result stays clean.
-    pub(super) fn progress(&self, what: &str) {
+    pub(crate) fn progress(&self, what: &str) {
         if !self.quiet {
             let mut out = std::io::stderr().lock();
             let _ = writeln!(out, "  ... {what}");
@@ -47,7 +47,7 @@ impl Report {
     }
 
     /// Adds one thing that was tried.
-    pub(super) fn add(&mut self, name: &str, ok: bool, value: Option<f64>, unit: &str, note: &str) {
+    pub(crate) fn add(&mut self, name: &str, ok: bool, value: Option<f64>, unit: &str, note: &str) {
         self.ok &= ok;
         self.checks.push(Check {
             name: name.to_owned(),
@@ -59,12 +59,12 @@ impl Report {
     }
 
     /// The report as one JSON document.
-    pub(super) fn print_json(&self) {
+    pub(crate) fn print_json(&self) {
         println!("{}", serde_json::to_string_pretty(self).unwrap_or_default());
     }
 
     /// The report as a table.
-    pub(super) fn print_table(&self) {
+    pub(crate) fn print_table(&self) {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let width = self.checks.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
         println!("\n{:width$}  {:6}  {:>12} {:6}", "what was tried", "result", "value", "unit");

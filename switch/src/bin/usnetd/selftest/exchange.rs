@@ -1,0 +1,153 @@
+//! Frames from one port to another, each with its number, counted and compared at the other end.
+
+use std::io;
+use std::time::{Duration, Instant};
+use usnet_shmring::pool::Pool;
+use usnet_switch::port::{BURST, Burst, Port};
+use usnet_switch::time::Time;
+
+/// An EtherType for experiments (IEEE 802, 9.2.4): no stack minds it.
+const ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
+/// Begins the payload, so that nobody else's frames are counted.
+const MARK: &[u8; 8] = b"usnetest";
+/// Where the number stands.
+const NUMBER: usize = 14 + MARK.len();
+
+/// What an exchange came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Outcome {
+    /// Frames given to the first port.
+    pub(super) sent: u64,
+    /// Of these, seen at the other, each once and in order.
+    pub(super) received: u64,
+    /// Frames of ours that were not as they were sent, or came out of order.
+    pub(super) wrong: u64,
+    /// Seconds from the first to the last.
+    pub(super) seconds: f64,
+}
+
+impl Outcome {
+    /// Whether all came, as they were sent.
+    pub(super) fn is_whole(&self) -> bool {
+        self.sent > 0 && self.received == self.sent && self.wrong == 0
+    }
+
+    /// Millions of frames a second.
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    pub(super) fn rate(&self) -> f64 {
+        self.received as f64 / self.seconds.max(1e-9) / 1e6
+    }
+}
+
+/// How much is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Frames.
+    pub(super) frames: u64,
+    /// Bytes of each.
+    pub(super) size: usize,
+    /// Frames that may be under way at one time: as many as the path holds without losing any.
+    pub(super) window: u64,
+    /// How long to wait for the next one.
+    pub(super) patience: Duration,
+}
+
+/// Byte `index` of frame `number`, behind the number.
+#[expect(clippy::cast_possible_truncation, reason = "any byte will do")]
+fn pattern(number: u64, index: usize) -> u8 {
+    (number as u8).wrapping_mul(31).wrapping_add(index as u8)
+}
+
+fn write(bytes: &mut [u8], number: u64) {
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = pattern(number, index);
+    }
+    let head: [&[u8]; 5] =
+        [&[0xff; 6], &[0x02, 0x75, 0x73, 0x6e, 0, 1], &ETHER_TYPE, MARK, &number.to_be_bytes()];
+    let mut rest = bytes;
+    for part in head {
+        let Some((place, after)) = rest.split_at_mut_checked(part.len()) else { return };
+        place.copy_from_slice(part);
+        rest = after;
+    }
+}
+
+/// The number of a frame of ours, and whether all of it is as it was sent.
+fn read(bytes: &[u8]) -> Option<(u64, bool)> {
+    if bytes.get(12..14)? != ETHER_TYPE || bytes.get(14..NUMBER)? != MARK {
+        return None;
+    }
+    let number = u64::from_be_bytes(*bytes.get(NUMBER..)?.first_chunk()?);
+    let body = bytes.iter().enumerate().skip(NUMBER + 8);
+    Some((number, body.into_iter().all(|(index, byte)| *byte == pattern(number, index))))
+}
+
+/// Sends frames by one port and takes them at the other.
+pub(super) fn exchange(
+    from: &mut dyn Port,
+    to: &mut dyn Port,
+    pool: &mut Pool,
+    load: Load,
+) -> io::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let (mut out, mut into) = (Burst::new(), Burst::new());
+    let begin = Instant::now();
+    let mut last = begin;
+    let now = || Time(u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    loop {
+        while out.room() > 0
+            && outcome.sent < load.frames
+            && outcome.sent - outcome.received < load.window
+        {
+            let Some(mut frame) = pool.alloc() else { break };
+            let length = u16::try_from(load.size).unwrap_or(u16::MAX);
+            if !pool.set_window(&mut frame, 0, length) {
+                pool.free(frame);
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            write(pool.bytes_mut(&mut frame), outcome.sent);
+            outcome.sent += 1;
+            if let Err(frame) = out.push(frame) {
+                pool.free(frame);
+                break;
+            }
+        }
+        if !out.is_empty() {
+            from.transmit(now(), pool, &mut out)?;
+        }
+        to.receive(now(), pool, &mut into)?;
+        while let Some(frame) = into.pop() {
+            if let Some((number, is_right)) = read(pool.bytes(&frame)) {
+                let in_order = number == outcome.received;
+                outcome.wrong += u64::from(!is_right || !in_order);
+                outcome.received += 1;
+                last = Instant::now();
+            }
+            pool.free(frame);
+        }
+        if outcome.received >= load.frames || last.elapsed() > load.patience {
+            break;
+        }
+    }
+    outcome.seconds = last.duration_since(begin).as_secs_f64();
+    out.clear(pool);
+    Ok(outcome)
+}
+
+const _: () = assert!(BURST > 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written_and_a_changed_byte_is_seen() {
+        let mut frame = [0; 100];
+        write(&mut frame, 7);
+        assert_eq!(read(&frame), Some((7, true)));
+        frame[99] ^= 1;
+        assert_eq!(read(&frame), Some((7, false)));
+        frame[15] ^= 1;
+        assert_eq!(read(&frame), None, "somebody else's");
+    }
+}

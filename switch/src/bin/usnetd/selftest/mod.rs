@@ -1,0 +1,327 @@
+//! `usnetd selftest netmap`: what the netmap module of this machine can do with an interface, seen.
+//!
+//! ```text
+//!   region   the daemon's memory as netmap's
+//!   pipe     one end --> the other, and back          no interface is touched
+//!   vale     one port --> another
+//!   card     our rings --> the wire                   while the kernel is cut off
+//!   host     kernel --> host rings, host rings --> kernel
+//!   after    the kernel's path is as it was
+//! ```
+//!
+//! Frames have an EtherType for experiments; nothing answers them. The interface is in netmap mode for
+//! some seconds, and what the kernel sends and receives meanwhile is lost.
+
+mod exchange;
+
+use crate::report::Report;
+use clap::{Args, Subcommand};
+use exchange::{Load, exchange};
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use usnet_shmring::arena::SlotSize;
+use usnet_shmring::pool::Pool;
+use usnet_switch::config;
+use usnet_switch::control::memory::Memory;
+use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_switch::net::{Link, LinkState, Netlink};
+use usnet_switch::port::Port;
+use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
+use usnet_switch::port::netmap::abi::PortInfo;
+use usnet_switch::port::netmap::{Bank, Control, Kernel, Netmap, NetmapSpec, PortName};
+
+/// What is tested.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SelfTest {
+    /// The netmap module of this machine, with one of its interfaces
+    Netmap(NetmapArgs),
+}
+
+/// The arguments of `selftest netmap`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct NetmapArgs {
+    /// Interface to open; what it carries is lost for some seconds
+    #[arg(short, long, value_name = "IF")]
+    interface: String,
+    /// The other end of its cable, if that is an interface here: frames are counted there
+    #[arg(short, long, value_name = "IF")]
+    peer: Option<String>,
+    /// Frames in each exchange
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    frames: u64,
+    /// Print one JSON document instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that the steps share.
+struct Bench {
+    kernel: Arc<dyn Kernel>,
+    pool: Pool,
+    memory: Memory,
+    bank: Option<Arc<Bank>>,
+    frames: u64,
+}
+
+/// Frames of a modest size, one after the other.
+const SIZE: usize = 128;
+
+/// Runs all steps. Exit code 0 only if everything held.
+pub(crate) fn run(args: &NetmapArgs, kernel: Arc<dyn Kernel>) -> ExitCode {
+    let mut report = Report::new("netmap", false);
+    if let Err(error) = steps(args, kernel, &mut report) {
+        report.add("the test runs to its end", false, None, "", &error.to_string());
+    }
+    if args.json {
+        report.print_json();
+    } else {
+        report.print_table();
+    }
+    if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn steps(args: &NetmapArgs, kernel: Arc<dyn Kernel>, report: &mut Report) -> io::Result<()> {
+    let interface = args.interface.as_str();
+    let mut info = PortInfo::default();
+    let asked =
+        kernel.open().and_then(|device| device.control(interface, Control::PortInfo(&mut info)));
+    if let Err(error) = asked {
+        let way_out = match error.kind() {
+            io::ErrorKind::NotFound => "; load the module netmap, as root",
+            io::ErrorKind::PermissionDenied => "; run as root",
+            _ => "",
+        };
+        report.add("netmap knows the interface", false, None, "", &format!("{error}{way_out}"));
+        return Ok(());
+    }
+    let rings = format!(
+        "{} transmit and {} receive rings of {} and {} slots",
+        info.tx_rings, info.rx_rings, info.tx_slots, info.rx_slots
+    );
+    report.add("netmap knows the interface", true, None, "", &rings);
+
+    let mut bench = prepare(kernel, &info, args.frames)?;
+    region(&mut bench, &info, report);
+    report.progress("pipes and VALE");
+    pipe(&mut bench, interface, report)?;
+    vale(&mut bench, report)?;
+    many_opens(&mut bench, interface, report)?;
+    report.progress("the card; its link may need some seconds");
+    card(&mut bench, args, report)
+}
+
+fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<Bench> {
+    let rings =
+        |card: u16, host: u16, slots: u32| (u32::from(card) + u32::from(host.max(1))) * slots;
+    let held = rings(info.tx_rings, info.host_tx_rings, info.tx_slots)
+        + rings(info.rx_rings, info.host_rx_rings, info.rx_slots);
+    let port_slots = (held + 4096).next_power_of_two();
+    let config = config::Memory {
+        slot_size: SlotSize::DEFAULT,
+        port_slots,
+        group_slots: 1024,
+        arena_slots: port_slots + 8192,
+        huge_pages: true,
+    };
+    let ((memory, mut pool), objects) = Memory::with_objects(&config).map_err(io::Error::other)?;
+    let bank = Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pool, held);
+    let bank = match bank {
+        Ok(bank) => Some(bank),
+        Err(error) => {
+            eprintln!("  ... external memory is refused: {error}");
+            None
+        }
+    };
+    Ok(Bench { kernel, pool, memory, bank, frames })
+}
+
+/// Whether the daemon's memory is netmap's. If not, all else still has to work, by copying.
+fn region(bench: &mut Bench, info: &PortInfo, report: &mut Report) {
+    let huge = if bench.memory.port().is_huge() { "huge pages" } else { "ordinary pages" };
+    let note = match &bench.bank {
+        Some(bank) => format!("region {}, on {huge}: buffers are swapped", bank.memory_id()),
+        None => format!(
+            "not here ({huge}; 2 MiB pages and a module built with extmem are needed): frames are \
+             copied, region {}",
+            info.memory_id
+        ),
+    };
+    report.add("memory of the daemon's own or of netmap", true, None, "", &note);
+}
+
+impl Bench {
+    fn open(&self, name: PortName, mtu: u16) -> io::Result<Netmap> {
+        let mac = usnet_switch::classify::Mac([2, 0x75, 0x73, 0x6e, 0, 1]);
+        let spec = NetmapSpec { name, mac, mtu };
+        Netmap::open(self.kernel.as_ref(), &spec, self.bank.as_ref())
+    }
+
+    fn parse(&self, text: &str, mtu: u16) -> io::Result<Netmap> {
+        self.open(text.parse().map_err(io::Error::other)?, mtu)
+    }
+
+    /// Frames from one port to the other, as a line of the report.
+    fn try_path(
+        &mut self,
+        what: &str,
+        from: &mut dyn Port,
+        to: &mut dyn Port,
+        window: u64,
+        report: &mut Report,
+    ) -> io::Result<()> {
+        let load =
+            Load { frames: self.frames, size: SIZE, window, patience: Duration::from_secs(3) };
+        let outcome = exchange(from, to, &mut self.pool, load)?;
+        let note = if outcome.is_whole() {
+            String::new()
+        } else {
+            format!("{} sent, {} came, {} wrong", outcome.sent, outcome.received, outcome.wrong)
+        };
+        report.add(what, outcome.is_whole(), Some(outcome.rate()), "M/s", &note);
+        Ok(())
+    }
+
+    fn close(&mut self, port: Netmap) {
+        let mut port = port;
+        port.close(&mut self.pool);
+    }
+}
+
+fn pipe(bench: &mut Bench, interface: &str, report: &mut Report) -> io::Result<()> {
+    let mut a = bench.parse(&format!("netmap:{interface}{{usnet"), 1500)?;
+    let mut b = bench.parse(&format!("netmap:{interface}}}usnet"), 1500)?;
+    bench.try_path("pipe, one way", &mut a, &mut b, 512, report)?;
+    bench.try_path("pipe, the other way", &mut b, &mut a, 512, report)?;
+    bench.close(a);
+    bench.close(b);
+    Ok(())
+}
+
+fn vale(bench: &mut Bench, report: &mut Report) -> io::Result<()> {
+    let (a, b) = match (bench.parse("valeusn:a", 1500), bench.parse("valeusn:b", 1500)) {
+        (Ok(a), Ok(b)) => (a, b),
+        (a, b) => {
+            let error = a.err().or(b.err()).map(|e| e.to_string()).unwrap_or_default();
+            report.add("VALE, port to port", true, None, "", &format!("not built in: {error}"));
+            return Ok(());
+        }
+    };
+    let (mut a, mut b) = (a, b);
+    bench.try_path("VALE, port to port", &mut a, &mut b, 512, report)?;
+    bench.close(a);
+    bench.close(b);
+    Ok(())
+}
+
+/// Opening and closing must not use up buffers.
+fn many_opens(bench: &mut Bench, interface: &str, report: &mut Report) -> io::Result<()> {
+    const TIMES: u32 = 200;
+    let kept = bench.bank.as_ref().map(|bank| bank.kept());
+    let begin = Instant::now();
+    for _ in 0..TIMES {
+        let port = bench.parse(&format!("netmap:{interface}{{usnet"), 1500)?;
+        bench.close(port);
+    }
+    let same = kept == bench.bank.as_ref().map(|bank| bank.kept());
+    let each = begin.elapsed().as_secs_f64() * 1e3 / f64::from(TIMES);
+    report.add("opened and closed 200 times, no buffer lost", same, Some(each), "ms", "each");
+    Ok(())
+}
+
+fn link(name: &str) -> io::Result<Link> {
+    Netlink::open().and_then(|mut netlink| netlink.link(name)).map_err(io::Error::other)
+}
+
+fn socket(link: &Link) -> io::Result<AfPacket> {
+    AfPacket::open(&AfPacketSpec {
+        name: link.name.clone(),
+        index: link.index,
+        mac: link.mac,
+        mtu: u16::try_from(link.mtu).unwrap_or(1500),
+        ring: RingVersion::V2,
+        frames: 1024,
+        promiscuous: true,
+        bypass_qdisc: false,
+    })
+}
+
+/// Waits until the link is up again after a change of mode.
+fn wait_for_link(name: &str) -> io::Result<bool> {
+    let end = Instant::now() + Duration::from_secs(8);
+    loop {
+        if matches!(link(name)?.state, LinkState::Up | LinkState::Unknown) {
+            return Ok(true);
+        }
+        if Instant::now() > end {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Switches offloads off, and puts back what was on when it is dropped.
+struct Plain(Offloads, Vec<Offload>);
+
+impl Plain {
+    fn new(name: &str) -> io::Result<Self> {
+        let offloads = Offloads::of(name).map_err(io::Error::other)?;
+        let was_on = |o: &Offload| matches!(offloads.get(*o), Ok(Some(true)));
+        let on: Vec<Offload> = Offload::ALL.into_iter().filter(was_on).collect();
+        let off = on.into_iter().filter(|o| offloads.set(*o, false).is_ok()).collect();
+        Ok(Self(offloads, off))
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        for offload in self.1.drain(..) {
+            let _ = self.0.set(offload, true);
+        }
+    }
+}
+
+fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result<()> {
+    let name = args.interface.as_str();
+    let before = link(name)?;
+    let mtu = u16::try_from(before.mtu).unwrap_or(u16::MAX);
+    let plain = Plain::new(name)?;
+    let mut nic = bench.open(PortName::nic(name), mtu)?;
+    let mut host = bench.open(PortName::host(name), mtu)?;
+    let note = format!(
+        "{} transmit and {} receive rings, buffers are {}",
+        nic.rings().0,
+        nic.rings().1,
+        if nic.swaps() { "swapped" } else { "copied" }
+    );
+    report.add("the card and its host rings open", true, None, "", &note);
+    report.add("its link is up", wait_for_link(name)?, None, "", "");
+
+    let here = &mut socket(&before)?;
+    bench.try_path("kernel to host rings", here, &mut host, 64, report)?;
+    bench.try_path("host rings to kernel", &mut host, here, 64, report)?;
+    if let Some(peer) = &args.peer {
+        let there = &mut socket(&link(peer)?)?;
+        bench.try_path("card to the other end", &mut nic, there, 64, report)?;
+        bench.try_path("the other end to card", there, &mut nic, 64, report)?;
+    }
+    let held = bench.bank.as_ref().map(|bank| bank.kept());
+    bench.close(nic);
+    bench.close(host);
+    drop(plain);
+    let came_back = wait_for_link(name)?;
+    let after = link(name)?;
+    let same = came_back && after.is_up() == before.is_up() && after.mtu == before.mtu;
+    report.add("the interface is as it was", same, None, "", "");
+    if let Some(peer) = &args.peer {
+        let (here, there) = (&mut socket(&after)?, &mut socket(&link(peer)?)?);
+        bench.try_path("the kernel's own path, after", there, here, 64, report)?;
+    }
+    if let (Some(held), Some(bank)) = (held, &bench.bank) {
+        report.add("every buffer of its rings came back", bank.kept() > held, None, "", "");
+    }
+    let (audit, slots) = bench.pool.audit();
+    report.add("no slot was lost", audit.total() == slots, Some(slots.into()), "slots", "");
+    Ok(())
+}

@@ -382,6 +382,7 @@ impl Switch {
                     let interface = InterfaceId(u8::try_from(index).unwrap_or(u8::MAX));
                     let name = outlet.port.info().name.clone();
                     events.push(Event::PortGone { interface, name, error });
+                    outlet.close(&mut deliver.pool);
                 }
                 if outlet.gone && !outlet.out.is_empty() {
                     let count = outlet.out.clear(&mut deliver.pool);

@@ -1,11 +1,11 @@
 //! A port of an interface, and the frames that wait for it.
 
 use crate::deliver::Deliver;
-use crate::port::{Burst, Port};
+use crate::port::{Burst, Port, PortCounters, PortInfo};
 use crate::time::Time;
 use crate::verdict::DropReason;
 use std::io;
-use usnet_shmring::pool::Frame;
+use usnet_shmring::pool::{Frame, Pool};
 
 /// A port and the frames that wait for it.
 #[derive(Debug)]
@@ -26,6 +26,14 @@ impl Outlet {
     pub(crate) fn fail(&mut self, error: io::Error) {
         self.gone = true;
         self.failed.get_or_insert(error);
+    }
+
+    /// Closes a port that has failed, so that what it held is free: the interface itself may be waiting
+    /// for that to go. Its name and its counters stay.
+    pub(crate) fn close(&mut self, pool: &mut Pool) {
+        self.port.close(pool);
+        let (info, counters) = (self.port.info().clone(), self.port.counters());
+        self.port = Box::new(Closed { info, counters });
     }
 
     /// Sends what waits; returns how many frames left, also if the port failed after them.
@@ -52,5 +60,30 @@ impl Outlet {
             self.flush(deliver, now);
         }
         deliver.to_port(&mut self.out, frame);
+    }
+}
+
+/// In the place of a port that has failed.
+#[derive(Debug)]
+struct Closed {
+    info: PortInfo,
+    counters: PortCounters,
+}
+
+impl Port for Closed {
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn receive(&mut self, _: Time, _: &mut Pool, _: &mut Burst) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn transmit(&mut self, _: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        Ok(from.clear(pool))
+    }
+
+    fn counters(&self) -> PortCounters {
+        self.counters
     }
 }

@@ -65,6 +65,11 @@ pub(crate) struct Run {
     /// Configuration file
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     pub(crate) config: PathBuf,
+    /// Play netmap's kernel side for a card, between two interfaces: the driver's side of the
+    /// kernel's, and the cable
+    #[cfg(feature = "netmap-double")]
+    #[arg(long, hide = true, value_name = "CARD=DRIVER,CABLE")]
+    pub(crate) netmap_double: Option<String>,
 }
 
 #[derive(Args, Debug)]

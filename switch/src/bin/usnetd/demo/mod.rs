@@ -19,7 +19,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
-use topology::Topology;
+use topology::{Carrier, Topology};
 use usnet_switch::daemon::Signals;
 
 /// The arguments of the demo.
@@ -34,6 +34,20 @@ pub(crate) struct DemoArgs {
     /// Use a wire in memory, without namespaces and without the kernel's stack.
     #[arg(long)]
     wire: bool,
+    /// Use netmap, over a double of it in user space.
+    #[cfg(feature = "netmap-double")]
+    #[arg(long, conflicts_with = "wire")]
+    netmap_double: bool,
+}
+
+impl DemoArgs {
+    fn carrier(&self) -> Carrier {
+        #[cfg(feature = "netmap-double")]
+        if self.netmap_double {
+            return Carrier::NetmapDouble;
+        }
+        if self.wire { Carrier::Wire } else { Carrier::Veth }
+    }
 }
 
 /// Exit code of a program that a signal has ended, by the shell's custom: 128 + SIGINT.
@@ -62,7 +76,7 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (mut topology, why) = match Topology::build(args.wire) {
+    let (mut topology, why) = match Topology::build(args.carrier()) {
         Ok(built) => built,
         Err(error) => {
             eprintln!("usnetd demo: cannot set the demo up: {error}");
@@ -74,6 +88,9 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     let mut report = Report::new(topology.backend(), false);
     match &why {
         Some(why) => report.progress(&format!("over a wire in memory, since: {why}")),
+        None if topology.backend() == "netmap" => {
+            report.progress("two hosts in namespaces of their own, joined by a double of netmap");
+        }
         None => report.progress("two hosts in namespaces of their own, joined by a veth"),
     }
     if let Err(error) = checks::run(&mut topology, &mut report, args.bytes) {

@@ -9,6 +9,12 @@
 //!
 //! Without namespaces the same over a wire in memory: usnetd has two interfaces on one wire, and the
 //! probes are clients of the second.
+//!
+//! Over netmap's double `sv0` is a card that usnetd plays itself, between two veth pairs:
+//!
+//! ```text
+//!   kernel -- sv0 --veth-- sv1 [host rings | double in usnetd | card's rings] cb0 --veth-- cl0
+//! ```
 
 use std::fs;
 use std::io;
@@ -18,6 +24,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::Offloads;
+use usnet_switch::net::sysctl::{Changed, Setting};
 use usnet_switch::net::{InterfaceAddress, NetError, Netlink};
 
 /// The address that the kernel and the clients share.
@@ -26,6 +33,22 @@ const OUTSIDE: &str = "10.9.0.2";
 /// The shared interface, and the one of the outside world.
 pub(super) const INSIDE_NAME: &str = "sv0";
 pub(super) const OUTSIDE_NAME: &str = "cl0";
+
+/// The driver's side of the shared interface, and the near end of the cable, where netmap's double
+/// stands between them.
+pub(super) const DRIVER_NAME: &str = "sv1";
+pub(super) const CABLE_NAME: &str = "cb0";
+
+/// What carries the frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// A veth, and packet sockets.
+    Veth,
+    /// A wire in memory.
+    Wire,
+    /// netmap's double.
+    NetmapDouble,
+}
 
 /// Where the outside world is.
 #[derive(Debug)]
@@ -40,13 +63,14 @@ pub(super) enum Outside {
 #[derive(Debug)]
 pub(super) struct Topology {
     pub(super) outside: Outside,
+    carrier: Carrier,
     directory: PathBuf,
     program: PathBuf,
     children: Vec<(String, Child)>,
 }
 
 /// Makes two namespaces joined by a veth, with this process in the first.
-fn join_namespaces() -> Result<Namespace, NetError> {
+fn join_namespaces(carrier: Carrier) -> Result<Namespace, NetError> {
     namespace::enter_private()?;
     let outside = Namespace::create()?;
     let address = |text: &str| {
@@ -56,7 +80,21 @@ fn join_namespaces() -> Result<Namespace, NetError> {
     let mut netlink = Netlink::open()?;
     {
         use std::os::fd::AsFd;
-        netlink.add_veth(INSIDE_NAME, OUTSIDE_NAME, Some(outside.as_fd()))?;
+        let near = match carrier {
+            Carrier::NetmapDouble => CABLE_NAME,
+            Carrier::Veth | Carrier::Wire => INSIDE_NAME,
+        };
+        netlink.add_veth(near, OUTSIDE_NAME, Some(outside.as_fd()))?;
+    }
+    if carrier == Carrier::NetmapDouble {
+        netlink.add_veth(INSIDE_NAME, DRIVER_NAME, None)?;
+        for name in [CABLE_NAME, DRIVER_NAME] {
+            // They stand for a card: the kernel has no stack there.
+            let _ = Setting::Ipv6Disable.change(name, 1).map(Changed::keep);
+            Setting::Ipv4ArpIgnore.change(name, 8)?.keep();
+            Offloads::of(name)?.disable()?;
+            netlink.set_up(name)?;
+        }
     }
     netlink.add_address(INSIDE_NAME, address(SHARED))?;
     netlink.set_up(INSIDE_NAME)?;
@@ -73,8 +111,9 @@ fn join_namespaces() -> Result<Namespace, NetError> {
 impl Topology {
     /// Sets everything up. Call it while the process has one thread. Returns why there are no
     /// namespaces, if there are none.
-    pub(super) fn build(wire: bool) -> io::Result<(Self, Option<String>)> {
-        let (outside, why) = match if wire { None } else { Some(join_namespaces()) } {
+    pub(super) fn build(carrier: Carrier) -> io::Result<(Self, Option<String>)> {
+        let joined = (carrier != Carrier::Wire).then(|| join_namespaces(carrier));
+        let (outside, why) = match joined {
             Some(Ok(namespace)) => (Outside::Kernel(namespace), None),
             Some(Err(error)) => (Outside::Client, Some(chain(&error))),
             None => (Outside::Client, Some("asked for with --wire".to_owned())),
@@ -82,16 +121,17 @@ impl Topology {
         let directory = std::env::temp_dir().join(format!("usnet-demo-{}", std::process::id()));
         fs::create_dir(&directory)?;
         let program = std::env::current_exe()?;
-        let topology = Self { outside, directory, program, children: Vec::new() };
+        let topology = Self { outside, carrier, directory, program, children: Vec::new() };
         fs::write(topology.config(), topology.config_text())?;
         Ok((topology, why))
     }
 
     /// What carries the frames.
     pub(super) fn backend(&self) -> &'static str {
-        match self.outside {
-            Outside::Kernel(_) => "af_packet",
-            Outside::Client => "wire",
+        match (&self.outside, self.carrier) {
+            (Outside::Kernel(_), Carrier::NetmapDouble) => "netmap",
+            (Outside::Kernel(_), _) => "af_packet",
+            (Outside::Client, _) => "wire",
         }
     }
 
@@ -111,7 +151,10 @@ impl Topology {
         let socket = self.socket();
         let head = format!("[control]\nsocket = {:?}\n", socket.display().to_string());
         let interfaces = match self.outside {
-            Outside::Kernel(_) => format!("[[interface]]\nname = \"{INSIDE_NAME}\"\n"),
+            Outside::Kernel(_) => {
+                let port = self.backend();
+                format!("[[interface]]\nname = \"{INSIDE_NAME}\"\nport = \"{port}\"\n")
+            }
             Outside::Client => {
                 let end = |name, address| {
                     format!(
@@ -130,6 +173,10 @@ impl Topology {
         let log = fs::File::create(self.log())?;
         let mut command = Command::new(&self.program);
         command.arg("run").arg("--config").arg(self.config());
+        if self.backend() == "netmap" {
+            command.arg("--netmap-double");
+            command.arg(format!("{INSIDE_NAME}={DRIVER_NAME},{CABLE_NAME}"));
+        }
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.spawn("usnetd", command)?;
         let end = Instant::now() + Duration::from_secs(10);

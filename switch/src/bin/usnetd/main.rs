@@ -3,6 +3,8 @@
 mod check;
 mod cli;
 mod demo;
+#[cfg(feature = "netmap-double")]
+mod double;
 mod failure;
 mod report;
 mod run;

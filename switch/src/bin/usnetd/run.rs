@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use usnet_switch::config::Config;
 use usnet_switch::daemon::{Daemon, DaemonError, Prepared, ReadyInterface, Signals};
-use usnet_switch::port::netmap::Module;
+use usnet_switch::port::netmap::{Kernel, Module};
 
 /// What asks for a stop, and what would end the process without putting anything back.
 const COLLECTED: [i32; 5] =
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let signals = Signals::collect(&COLLECTED).map_err(start("to collect signals"))?;
     raise_descriptor_limit();
     let socket = config.control.socket.clone();
-    let mut prepared = Prepared::new(&config, Arc::new(Module))?;
+    let mut prepared = Prepared::new(&config, netmap(args).map_err(start("netmap's double"))?)?;
     let interfaces = ReadyInterface::open_all(&config, &mut prepared)?;
     let daemon = Daemon::start(config, prepared, interfaces)?;
     // A client with the same user must not look into this process.
@@ -34,6 +34,16 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     tracing::info!(socket = %socket.display(), "serving");
     wait(&daemon, &signals).map_err(start("to wait"))?;
     Ok(daemon.wait()?)
+}
+
+/// Who serves ports over netmap.
+fn netmap(args: &Run) -> io::Result<Arc<dyn Kernel>> {
+    #[cfg(feature = "netmap-double")]
+    if let Some(text) = &args.netmap_double {
+        return crate::double::kernel(text);
+    }
+    let Run { .. } = args;
+    Ok(Arc::new(Module))
 }
 
 /// Waits for the first signal that asks for a stop and then for the daemon, or for the second signal.

@@ -82,6 +82,18 @@ struct Membership {
     address: [u8; 8],
 }
 
+/// A packet socket without rings: each read is a frame of interface `index`, each write one to it.
+///
+/// # Errors
+/// What the kernel refused.
+#[cfg(feature = "netmap-double")]
+pub fn bare_socket(index: u32) -> io::Result<std::os::fd::OwnedFd> {
+    let socket = Socket::open()?;
+    socket.set(libc::PACKET_IGNORE_OUTGOING, &1u32)?;
+    socket.bind(index)?;
+    Ok(socket.into_fd())
+}
+
 /// A port over a packet socket.
 #[derive(Debug)]
 pub struct AfPacket {

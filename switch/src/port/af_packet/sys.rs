@@ -36,6 +36,12 @@ impl Socket {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// The descriptor alone.
+    #[cfg(feature = "netmap-double")]
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// Sets an option of level `SOL_PACKET`.
     pub(super) fn set<T: Pod>(&self, option: libc::c_int, value: &T) -> io::Result<()> {
         let bytes = bytemuck::bytes_of(value);

@@ -11,6 +11,7 @@ pub mod corpus;
 pub mod frames;
 pub mod hostile_peer;
 pub mod ledger;
+pub mod netmap_ring;
 pub mod ring_ops;
 pub mod steer;
 
@@ -27,6 +28,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("control", control::check),
     ("hostile_peer", hostile_peer::check),
     ("ledger", ledger::check),
+    ("netmap_ring", netmap_ring::check),
     ("ring_ops", ring_ops::check),
     ("steer", steer::check),
 ];

@@ -1,0 +1,287 @@
+//! netmap's rings with anything in them: whatever the kernel or a peer writes, the port neither panics
+//! nor reaches outside of its memory, and no slot of the pool is lost.
+//!
+//! ```text
+//!   byte 0    bit 0: the region is the daemon's own memory, so that buffers are swapped
+//!   then      operations of four bytes: what, and a place and a value for it
+//! ```
+//!
+//! The region begins as the kernel would make it: one ring each way of 16 slots. Operations overwrite
+//! words of its tables, before the port is opened and between syncs.
+
+use rustix::fs::MemfdFlags;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+use usnet_shmring::arena::{Arena, SEGMENT_SLOTS, SlotRange, SlotSize};
+use usnet_shmring::pool::Pool;
+use usnet_shmring::region::Writer;
+use usnet_switch::classify::Mac;
+use usnet_switch::port::netmap::{
+    Bank, Control, Device, Direction, Kernel, Netmap, NetmapSpec, PortName,
+};
+use usnet_switch::port::{Burst, Port};
+use usnet_switch::time::Time;
+
+/// Slots of each ring.
+const RING: u32 = 16;
+/// Where things lie: the holder's `netmap_if`, the port's, its rings, and the buffers of a region
+/// that is not the daemon's.
+const HOLDER: u64 = 0;
+const PORT: u64 = 1024;
+const TRANSMIT: u64 = 4096;
+const RECEIVE: u64 = 8192;
+const TABLES: u64 = 12_288;
+const BUFFERS: u64 = 16_384;
+const BUFFER_SIZE: u32 = 2048;
+/// Buffers of a region that is not the daemon's.
+const TOTAL: u32 = 64;
+/// Buffers that the holder gets: these and no others are on its list.
+const EXTRA: core::ops::Range<u32> = 100..160;
+
+/// The kernel's side: tables as they should be, and whatever the program then writes.
+#[derive(Debug)]
+struct Chaos {
+    memfd: File,
+    /// This process's own memory, for a region that lies in it.
+    process: File,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    /// Where the daemon's memory begins, and its buffers.
+    own: Option<(u64, u64)>,
+    heads: [u32; 2],
+    /// Distances by which the tails move with the next syncs.
+    moves: [u32; 2],
+}
+
+impl Chaos {
+    fn new() -> io::Result<Arc<Self>> {
+        let memfd = File::from(rustix::fs::memfd_create("chaos", MemfdFlags::CLOEXEC)?);
+        memfd.set_len(BUFFERS + u64::from(TOTAL * BUFFER_SIZE))?;
+        let process = File::options().read(true).write(true).open("/proc/self/mem")?;
+        Ok(Arc::new(Self { memfd, process, state: Mutex::default() }))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let own = self.state().own;
+        match own {
+            Some((base, _)) => self.process.write_all_at(bytes, base + at),
+            None => self.memfd.write_all_at(bytes, at),
+        }
+    }
+
+    fn word(&self, at: u64, value: u32) -> io::Result<()> {
+        self.write(at, &value.to_ne_bytes())
+    }
+
+    fn read(&self, at: u64) -> io::Result<u32> {
+        let own = self.state().own;
+        let mut bytes = [0; 4];
+        match own {
+            Some((base, _)) => self.process.read_exact_at(&mut bytes, base + at)?,
+            None => self.memfd.read_exact_at(&mut bytes, at)?,
+        }
+        Ok(u32::from_ne_bytes(bytes))
+    }
+
+    /// One port, its two rings, their slots.
+    fn tables(&self) -> io::Result<()> {
+        let own = self.state().own;
+        let buffers = own.map_or(BUFFERS, |(_, buffers)| buffers);
+        self.word(PORT + 24, 1)?;
+        self.word(PORT + 28, 1)?;
+        for (place, ring, first, tail) in [(0, TRANSMIT, 2, RING - 1), (1, RECEIVE, 2 + RING, 0)] {
+            self.write(PORT + 56 + 8 * place, &(ring - PORT).to_ne_bytes())?;
+            self.write(ring, &(buffers - ring).to_ne_bytes())?;
+            self.word(ring + 8, RING)?;
+            self.word(ring + 12, BUFFER_SIZE)?;
+            for field in [20, 24] {
+                self.word(ring + field, 0)?;
+            }
+            self.word(ring + 28, tail)?;
+            for slot in 0..RING {
+                self.word(ring + 256 + 16 * u64::from(slot), first + slot)?;
+                self.word(ring + 260 + 16 * u64::from(slot), 60)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Shared(Arc<Chaos>);
+
+impl Kernel for Shared {
+    fn open(&self) -> io::Result<Box<dyn Device>> {
+        Ok(Box::new(Self(Arc::clone(&self.0))))
+    }
+}
+
+impl Device for Shared {
+    fn control(&self, _: &str, request: Control<'_>) -> io::Result<()> {
+        let chaos = &self.0;
+        match request {
+            Control::Register { body, extmem: Some(extmem) } => {
+                let pools = &mut extmem.pools;
+                let size = u64::from(pools.buffer_total) * u64::from(pools.buffer_size);
+                pools.buffer_offset = pools.memory_size - size;
+                let buffers = pools.buffer_offset;
+                chaos.state().own = Some((extmem.address, buffers));
+                let mut next = 0;
+                for buffer in EXTRA {
+                    chaos.word(buffers + u64::from(buffer * BUFFER_SIZE), next)?;
+                    next = buffer;
+                }
+                chaos.word(HOLDER + 32, next)?;
+                (body.offset, body.memory_id) = (HOLDER, 7);
+                chaos.tables()
+            }
+            Control::Register { body, extmem: None } => {
+                (body.offset, body.memory_id) = (PORT, body.memory_id.max(1));
+                Ok(())
+            }
+            Control::PortInfo(_) => Ok(()),
+            Control::PoolsInfo(pools) => {
+                pools.memory_size = BUFFERS + u64::from(TOTAL * BUFFER_SIZE);
+                pools.buffer_offset = BUFFERS;
+                (pools.buffer_total, pools.buffer_size) = (TOTAL, BUFFER_SIZE);
+                Ok(())
+            }
+        }
+    }
+
+    fn sync(&self, direction: Direction) -> io::Result<()> {
+        let (index, ring) = match direction {
+            Direction::Transmit => (0, TRANSMIT),
+            Direction::Receive => (1, RECEIVE),
+        };
+        // As a kernel: slots before `head` are done with; the tail moves as far as the program says.
+        let head = self.0.read(ring + 20)?;
+        let mut state = self.0.state();
+        let distance = core::mem::take(&mut state.moves[index]);
+        state.heads[index] = head;
+        drop(state);
+        if distance > 0 {
+            let tail = self.0.read(ring + 28)?;
+            self.0.word(ring + 28, tail.wrapping_add(distance) % RING)?;
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> BorrowedFd<'_> {
+        self.0.memfd.as_fd()
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.0.memfd.as_fd()
+    }
+}
+
+/// Runs a program of operations.
+///
+/// # Panics
+///
+/// If the port broke a promise.
+pub fn check(program: &[u8]) {
+    let Some((mode, rest)) = program.split_first() else { return };
+    let (operations, _) = rest.as_chunks::<4>();
+    // Each is a few system calls.
+    let operations = operations.get(..256).unwrap_or(operations);
+    let arena = Arena::reserve(4 * SEGMENT_SLOTS, SlotSize::DEFAULT).expect("address space");
+    let segment = |name| arena.add_segment(name, Writer::Daemon, 1, false).expect("memory");
+    let objects = SlotRange::whole(segment("objects"));
+    let port = SlotRange::whole(segment("port"));
+    let port_segment = Arc::clone(port.segment());
+    let mut pool = Pool::new(port).expect("a pool");
+    let total = pool.free_slots();
+    let chaos = Chaos::new().expect("a memfd");
+    let kernel = Shared(Arc::clone(&chaos));
+    let bank = if mode & 1 == 0 {
+        chaos.tables().expect("in the memfd");
+        None
+    } else {
+        let held = 2 * RING;
+        let bank = Bank::open(&kernel, &objects, &port_segment, &mut pool, held);
+        Some(bank.expect("as a kernel makes it"))
+    };
+    run(&chaos, &kernel, bank.as_ref(), &mut pool, operations);
+    let kept = bank.as_ref().map_or(0, |bank| bank.kept());
+    assert_eq!(pool.free_slots() + kept, total, "a slot was lost");
+    let (audit, slots) = pool.audit();
+    assert_eq!(audit.total(), slots);
+}
+
+fn run(
+    chaos: &Chaos,
+    kernel: &dyn Kernel,
+    bank: Option<&Arc<Bank>>,
+    pool: &mut Pool,
+    operations: &[[u8; 4]],
+) {
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let spec = NetmapSpec { name: PortName::nic("eth0"), mac, mtu: 1500 };
+    let mut port: Option<Netmap> = None;
+    let (mut burst, mut time) = (Burst::new(), 0);
+    for &[what, low, high, value] in operations {
+        time += 1;
+        let at = u64::from(u16::from_le_bytes([low, high])) % TABLES;
+        match what % 8 {
+            0 => port = Netmap::open(kernel, &spec, bank).ok(),
+            1 => port = None,
+            // A byte anywhere in the tables, and whole words where it matters most.
+            2 => chaos.write(at, &[value]).expect("in the region"),
+            3 => {
+                let slot = RECEIVE + 256 + 16 * u64::from(low % 16);
+                chaos.write(slot + u64::from(high % 8), &[value]).expect("in the region");
+            }
+            4 => {
+                let ring = if low & 1 == 0 { TRANSMIT } else { RECEIVE };
+                chaos.word(ring + 28, u32::from(value)).expect("in the region");
+            }
+            5 => chaos.state().moves = [u32::from(low % 16), u32::from(high % 16)],
+            6 => {
+                let Some(open) = &mut port else { continue };
+                let failed = open.receive(Time(time), pool, &mut burst).is_err();
+                while let Some(frame) = burst.pop() {
+                    let bytes = pool.bytes(&frame);
+                    assert!(bytes.len() >= 14 && bytes.len() <= BUFFER_SIZE as usize);
+                    pool.free(frame);
+                }
+                if failed {
+                    port = None;
+                }
+            }
+            _ => {
+                let Some(open) = &mut port else { continue };
+                for _ in 0..1 + low % 20 {
+                    let Some(mut frame) = pool.alloc() else { break };
+                    let length = 14 + u16::from(value);
+                    assert!(pool.set_window(&mut frame, u16::from(high & 1), length));
+                    if let Err(frame) = burst.push(frame) {
+                        pool.free(frame);
+                    }
+                }
+                let failed = open.transmit(Time(time), pool, &mut burst).is_err();
+                burst.clear(pool);
+                if failed {
+                    port = None;
+                }
+            }
+        }
+    }
+}
+
+const _: () = {
+    assert!(SEGMENT_SLOTS >= EXTRA.end);
+    // Tables lie before everything else, in either kind of region.
+    assert!(TABLES < BUFFERS);
+};

@@ -236,21 +236,6 @@ impl Arena {
         self.base.as_ptr().wrapping_add(at).wrapping_add(offset as usize)
     }
 
-    /// Asks the processor to fetch the first line of a frame; never faults.
-    #[inline]
-    pub(crate) fn prefetch(&self, slot: u32, offset: u16) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        // SAFETY: a prefetch is a hint and has no effect on memory, whatever the address.
-        unsafe {
-            core::arch::x86_64::_mm_prefetch(
-                self.address(slot, offset).cast(),
-                core::arch::x86_64::_MM_HINT_T0,
-            );
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = (slot, offset);
-    }
-
     /// Takes the first hole of `slots` slots.
     fn take(&self, slots: u32) -> Result<u32, ArenaError> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,6 +19,7 @@ pub mod ledger;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod pool;
+mod prefetch;
 pub mod queues;
 pub mod region;
 pub mod ring;

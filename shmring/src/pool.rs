@@ -19,10 +19,15 @@ use crate::arena::{Arena, SlotRange};
 use crate::copy::copy_racy;
 use crate::descriptor::{Fault, MAX_OFFSET, RawDescriptor, RingName};
 use crate::ledger::{Audit, Ledger, Owner, SessionId};
+use crate::prefetch;
 use crate::region::Writer;
 use core::slice;
 use std::sync::Arc;
 use thiserror::Error;
+
+/// How many slots before it is taken a slot's first line is fetched: its last reader was another
+/// processor.
+const AHEAD: usize = 8;
 
 /// Shortest frame: an Ethernet header.
 pub const MIN_FRAME: u16 = 14;
@@ -247,7 +252,12 @@ impl Pool {
     /// Takes a free slot of `home`, as an empty frame at offset 0.
     #[inline]
     pub fn alloc_from(&mut self, home: HomeId) -> Option<Frame> {
-        let slot = self.home_mut(home.0).filter(|h| !h.closing)?.free.pop()?;
+        let Self { arena, homes, .. } = self;
+        let home = homes.get_mut(usize::from(home.0))?.as_mut().filter(|h| !h.closing)?;
+        let slot = home.free.pop()?;
+        if let Some(soon) = home.free.len().checked_sub(AHEAD).and_then(|at| home.free.get(at)) {
+            prefetch::to_write(arena.address(*soon, 0));
+        }
         match self.ledger.change(slot, Owner::Free, Owner::Daemon) {
             Ok(_) => Some(Frame { slot, offset: 0, length: 0 }),
             Err(_) => None,
@@ -487,7 +497,7 @@ impl Pool {
     /// Starts to fetch a frame's first line.
     #[inline]
     pub fn prefetch(&self, raw: RawDescriptor) {
-        self.arena.prefetch(raw.slot(), raw.offset());
+        prefetch::to_read(self.arena.address(raw.slot(), raw.offset()));
     }
 
     /// Whether the ledger grants the daemon to copy the bytes of this frame.

@@ -25,6 +25,7 @@ use crate::control::{Attached, SegmentAccess, SegmentInfo};
 use crate::copy::copy_racy;
 use crate::descriptor::{Fault, RawDescriptor, RingName};
 use crate::pool::MIN_FRAME;
+use crate::prefetch;
 use crate::queues::{ClientQueues, MappedConsumer, MappedProducer};
 use crate::region::{Mapped, Region, RegionError, Writer, check_received};
 use crate::ring::{PeerSleepFlag, SleepFlag, is_capacity};
@@ -330,7 +331,7 @@ impl Receiver {
         (self.given, self.at, self.count) = (0, 0, 0);
         for (raw, place) in self.taken.iter().zip(&mut self.places).take(count) {
             *place = check(&self.segments, self.own, self.slot_size, *raw)?;
-            prefetch(place.at);
+            prefetch::to_read(place.at);
         }
         self.count = count;
         Ok(count)
@@ -426,16 +427,8 @@ fn check(
     Err(Fault::NoSuchSlot { ring, slot, count })
 }
 
-#[inline]
-fn prefetch(at: *const u8) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch is a hint and has no effect on memory, whatever the address.
-    unsafe {
-        core::arch::x86_64::_mm_prefetch(at.cast(), core::arch::x86_64::_MM_HINT_T0);
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = at;
-}
+/// How many slots before it is taken a slot's first line is fetched: the daemon has read it since.
+const AHEAD: usize = 8;
 
 /// A frame whose length no frame can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -554,6 +547,11 @@ impl Transmitter {
         self.wanting = top.is_none() || !has_room;
         if self.wanting {
             return None;
+        }
+        let soon = self.free_count.checked_sub(AHEAD).and_then(|at| self.free.get(at));
+        if let Some(index) = soon {
+            let size = self.slot_size.bytes() as usize;
+            prefetch::to_write(self.segment.base.wrapping_add(*index as usize * size));
         }
         Some(TxFrame { owner: self, index: top? })
     }

@@ -180,11 +180,7 @@ pub(super) fn net_error(interface: &Interface) -> impl FnOnce(NetError) -> OpenE
     move |source| OpenError::Net { name, source }
 }
 
-pub(super) fn port_error(
-    interface: &Interface,
-    what: &'static str,
-    source: io::Error,
-) -> OpenError {
+fn port_error(interface: &Interface, what: &'static str, source: io::Error) -> OpenError {
     let hint = match source.kind() {
         io::ErrorKind::PermissionDenied => {
             "; run as root, or with CAP_NET_RAW and CAP_NET_ADMIN in its namespace"

@@ -11,7 +11,7 @@
 //! - Offloads are off while the port is open: netmap passes frames as they lie, and the host rings
 //!   refuse what a card would still have to finish.
 
-use super::interface::{Kept, OpenError, Opened, net_error, opened, port_error};
+use super::interface::{Kept, OpenError, Opened, net_error, opened};
 use crate::config::{Backend, Config, HostEndpoint, Interface};
 use crate::control::memory::{Memory, MemoryError};
 use crate::net::Link;
@@ -54,6 +54,8 @@ impl Cards {
         });
         let bank = match bank {
             Ok(bank) => Some(bank),
+            // Without the module no port can be opened: that says it better.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(%error, "netmap does not take the daemon's memory; frames are copied");
                 None
@@ -71,8 +73,18 @@ impl Cards {
     ) -> Result<Netmap, OpenError> {
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         let spec = NetmapSpec { name, mac: link.mac, mtu };
-        Netmap::open(self.kernel.as_ref(), &spec, self.bank.as_ref())
-            .map_err(|error| port_error(interface, "a netmap port", error))
+        Netmap::open(self.kernel.as_ref(), &spec, self.bank.as_ref()).map_err(|source| {
+            OpenError::Port {
+                name: interface.name.clone(),
+                what: "a netmap port",
+                hint: match source.kind() {
+                    io::ErrorKind::NotFound => "; load the module netmap",
+                    io::ErrorKind::PermissionDenied => "; run as root: /dev/netmap is root's",
+                    _ => "",
+                },
+                source,
+            }
+        })
     }
 
     /// Opens an interface: the card's rings, and the host rings unless the kernel is to be left out.

@@ -19,6 +19,7 @@ use usnet_shmring::arena::{Arena, SEGMENT_SLOTS, SlotRange, SlotSize};
 use usnet_shmring::pool::Pool;
 use usnet_shmring::region::Writer;
 use usnet_switch::classify::Mac;
+use usnet_switch::port::netmap::abi::PoolsInfo;
 use usnet_switch::port::netmap::{
     Bank, Control, Device, Direction, Kernel, Netmap, NetmapSpec, PortName,
 };
@@ -54,6 +55,7 @@ struct Chaos {
 struct State {
     /// Where the daemon's memory begins, and its buffers.
     own: Option<(u64, u64)>,
+    pools: PoolsInfo,
     heads: [u32; 2],
     /// Distances by which the tails move with the next syncs.
     moves: [u32; 2],
@@ -131,11 +133,13 @@ impl Device for Shared {
         let chaos = &self.0;
         match request {
             Control::Register { body, extmem: Some(extmem) } => {
-                let pools = &mut extmem.pools;
+                let mut pools = extmem.pools;
                 let size = u64::from(pools.buffer_total) * u64::from(pools.buffer_size);
                 pools.buffer_offset = pools.memory_size - size;
                 let buffers = pools.buffer_offset;
-                chaos.state().own = Some((extmem.address, buffers));
+                let mut state = chaos.state();
+                (state.own, state.pools) = (Some((extmem.address, buffers)), pools);
+                drop(state);
                 let mut next = 0;
                 for buffer in EXTRA {
                     chaos.word(buffers + u64::from(buffer * BUFFER_SIZE), next)?;
@@ -150,6 +154,10 @@ impl Device for Shared {
                 Ok(())
             }
             Control::PortInfo(_) => Ok(()),
+            Control::PoolsInfo(pools) if chaos.state().own.is_some() => {
+                *pools = chaos.state().pools;
+                Ok(())
+            }
             Control::PoolsInfo(pools) => {
                 pools.memory_size = BUFFERS + u64::from(TOTAL * BUFFER_SIZE);
                 pools.buffer_offset = BUFFERS;

@@ -115,9 +115,9 @@ impl World {
                 let count = 1 + input.below(80);
                 let frame = match what % 20 {
                     // To another client, or itself, at the shared address.
-                    8 | 9 => outward("10.0.0.1", "10.0.0.1")
-                        .to_link(OURS)
-                        .udp(port(input), port(input)),
+                    8 | 9 => {
+                        outward("10.0.0.1", "10.0.0.1").to_link(OURS).udp(port(input), port(input))
+                    }
                     _ => frame(input, true),
                 };
                 if let Some(client) = self.live(who) {

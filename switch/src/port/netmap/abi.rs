@@ -38,10 +38,6 @@ pub mod mode {
     pub const NIC_SW: u32 = 3;
     /// One pair of rings of the card: `nr_ringid`.
     pub const ONE_NIC: u32 = 4;
-    /// One end of a pipe: `{`.
-    pub const PIPE_MASTER: u32 = 5;
-    /// The other end: `}`.
-    pub const PIPE_SLAVE: u32 = 6;
     /// No port at all, only a region and extra buffers.
     pub const NULL: u32 = 7;
     /// One pair of host rings: `nr_ringid`.

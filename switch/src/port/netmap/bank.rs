@@ -83,7 +83,9 @@ impl Bank {
         let holder = kernel.open()?;
         let request = Control::Register { body: &mut register, extmem: Some(&mut extmem) };
         holder.control("usnet", request)?;
-        let pools = extmem.pools;
+        // The option's answer says where nothing lies; a port of the region that is not opened does.
+        let mut pools = PoolsInfo { memory_id: register.memory_id, ..PoolsInfo::default() };
+        holder.control("usnet{pools", Control::PoolsInfo(&mut pools))?;
         let expected = (bytes as u64, slot_size);
         if (pools.buffer_offset, pools.buffer_size) != expected || pools.buffer_total > total {
             return Err(io::Error::other(format!(

@@ -52,7 +52,7 @@ impl PortName {
     /// Whether its other end may be a program that writes into the port's slots.
     #[must_use]
     pub fn has_peer(&self) -> bool {
-        matches!(self.mode, mode::PIPE_MASTER | mode::PIPE_SLAVE) || self.port.starts_with("vale")
+        self.port.contains(['{', '}']) || self.port.starts_with("vale")
     }
 }
 
@@ -90,10 +90,8 @@ impl FromStr for PortName {
                         let ring = number(ring, "behind `-` stands the number of a ring")?;
                         (port.to_owned(), mode::ONE_NIC, ring)
                     }
-                    (end @ ("{" | "}"), id) if !id.is_empty() => {
-                        let end = if end == "{" { mode::PIPE_MASTER } else { mode::PIPE_SLAVE };
-                        (rest.to_owned(), end, 0)
-                    }
+                    // The kernel takes the end of a pipe from the name; modes for it are refused.
+                    ("{" | "}", id) if !id.is_empty() => (rest.to_owned(), mode::ALL_NIC, 0),
                     _ => return Err(bad("nothing may follow `*`, and `{` and `}` need a name")),
                 }
             }
@@ -154,8 +152,8 @@ mod tests {
         assert_eq!(parsed("netmap:eth0^2"), ("eth0".into(), mode::ONE_SW, 2, 0, 0));
         assert_eq!(parsed("netmap:eth0*"), ("eth0".into(), mode::NIC_SW, 0, 0, 0));
         assert_eq!(parsed("netmap:eth0-3"), ("eth0".into(), mode::ONE_NIC, 3, 0, 0));
-        assert_eq!(parsed("netmap:x{1"), ("x{1".into(), mode::PIPE_MASTER, 0, 0, 0));
-        assert_eq!(parsed("netmap:x}1"), ("x}1".into(), mode::PIPE_SLAVE, 0, 0, 0));
+        assert_eq!(parsed("netmap:x{1"), ("x{1".into(), mode::ALL_NIC, 0, 0, 0));
+        assert_eq!(parsed("netmap:x}1"), ("x}1".into(), mode::ALL_NIC, 0, 0, 0));
         assert_eq!(parsed("vale0:a-b"), ("vale0:a-b".into(), mode::ALL_NIC, 0, 0, 0));
         assert_eq!(parsed("netmap:e@7/xR").3, flag::EXCLUSIVE | flag::RX_RINGS_ONLY);
         assert_eq!(parsed("netmap:e@7/x").4, 7);

@@ -17,7 +17,9 @@ use crate::control::memory::{Memory, MemoryError};
 use crate::net::Link;
 use crate::port::Port;
 use crate::port::netmap::abi::PortInfo;
-use crate::port::netmap::{Bank, Control, Kernel, Module, Netmap, NetmapSpec, PortName};
+use crate::port::netmap::{
+    Bank, Control, Kernel, Module, Netmap, NetmapSpec, PortName, is_native_veth,
+};
 use std::io;
 use std::sync::Arc;
 use usnet_shmring::pool::Pool;
@@ -73,17 +75,16 @@ impl Cards {
     ) -> Result<Netmap, OpenError> {
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         let spec = NetmapSpec { name, mac: link.mac, mtu };
-        Netmap::open(self.kernel.as_ref(), &spec, self.bank.as_ref()).map_err(|source| {
-            OpenError::Port {
-                name: interface.name.clone(),
-                what: "a netmap port",
-                hint: match source.kind() {
-                    io::ErrorKind::NotFound => "; load the module netmap",
-                    io::ErrorKind::PermissionDenied => "; run as root: /dev/netmap is root's",
-                    _ => "",
-                },
-                source,
-            }
+        let bank = self.bank.as_ref().filter(|_| !is_native_veth(link.kind.as_deref()));
+        Netmap::open(self.kernel.as_ref(), &spec, bank).map_err(|source| OpenError::Port {
+            name: interface.name.clone(),
+            what: "a netmap port",
+            hint: match source.kind() {
+                io::ErrorKind::NotFound => "; load the module netmap",
+                io::ErrorKind::PermissionDenied => "; run as root: /dev/netmap is root's",
+                _ => "",
+            },
+            source,
         })
     }
 

@@ -23,6 +23,6 @@ mod region;
 
 pub use bank::Bank;
 pub use kernel::{Control, Device, Direction, Kernel};
-pub use module::{Module, PATH};
+pub use module::{Module, PATH, is_native_veth};
 pub use name::{BadName, PortName};
 pub use port::{Netmap, NetmapSpec};

@@ -10,6 +10,7 @@ use core::ptr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 
 /// Where the module's device is.
 pub const PATH: &str = "/dev/netmap";
@@ -23,6 +24,22 @@ impl Kernel for Module {
         let file = OpenOptions::new().read(true).write(true).open(PATH)?;
         Ok(Box::new(OpenModule { file }))
     }
+}
+
+/// Whether an interface of this kind (`Link::kind`) is a veth whose driver netmap serves itself. Such a
+/// one is a pipe between the two ends: its rings lie in one region with those of its peer, so memory of
+/// the daemon's own must not be asked for. The module takes it and frees its buffers twice at the end
+/// (seen with netmap 89607e1406c1).
+#[must_use]
+pub fn is_native_veth(kind: Option<&str>) -> bool {
+    let serves_drivers = || {
+        let mode = std::fs::read_to_string("/sys/module/netmap/parameters/admode");
+        // 2: never by the driver.
+        mode.is_ok_and(|mode| mode.trim() != "2")
+    };
+    kind == Some("veth")
+        && Path::new("/sys/module/netmap/holders/veth").exists()
+        && serves_drivers()
 }
 
 #[derive(Debug)]

@@ -72,7 +72,8 @@ impl Region {
     /// Maps a region that the kernel has made.
     pub(super) fn map(memory: BorrowedFd<'_>, pools: &PoolsInfo) -> io::Result<Arc<Self>> {
         let size = usize::try_from(pools.memory_size).map_err(io::Error::other)?;
-        let map = MmapOptions::new().len(size).populate().map_raw(&memory)?;
+        // Not populated: it is hundreds of megabytes, of which a port uses few.
+        let map = MmapOptions::new().len(size).map_raw(&memory)?;
         let base = NonNull::new(map.as_mut_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
         Self::over(base, size, pools, Backing::Mapped { _map: map })
     }

@@ -34,9 +34,12 @@ pub(crate) struct DemoArgs {
     /// Use a wire in memory, without namespaces and without the kernel's stack.
     #[arg(long)]
     wire: bool,
+    /// Share the interface over netmap; needs the kernel module, and root.
+    #[arg(long, conflicts_with = "wire")]
+    netmap: bool,
     /// Use netmap, over a double of it in user space.
     #[cfg(feature = "netmap-double")]
-    #[arg(long, conflicts_with = "wire")]
+    #[arg(long, conflicts_with_all = ["wire", "netmap"])]
     netmap_double: bool,
 }
 
@@ -46,7 +49,11 @@ impl DemoArgs {
         if self.netmap_double {
             return Carrier::NetmapDouble;
         }
-        if self.wire { Carrier::Wire } else { Carrier::Veth }
+        match (self.wire, self.netmap) {
+            (true, _) => Carrier::Wire,
+            (false, true) => Carrier::Netmap,
+            (false, false) => Carrier::Veth,
+        }
     }
 }
 
@@ -88,10 +95,10 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
     let mut report = Report::new(topology.backend(), false);
     match &why {
         Some(why) => report.progress(&format!("over a wire in memory, since: {why}")),
-        None if topology.backend() == "netmap" => {
-            report.progress("two hosts in namespaces of their own, joined by a double of netmap");
+        None => {
+            let port = topology.backend();
+            report.progress(&format!("two hosts in namespaces of their own, over {port}"));
         }
-        None => report.progress("two hosts in namespaces of their own, joined by a veth"),
     }
     if let Err(error) = checks::run(&mut topology, &mut report, args.bytes) {
         report.add("the demo runs to its end", false, None, "", &error.to_string());

@@ -46,6 +46,8 @@ pub(super) enum Carrier {
     Veth,
     /// A wire in memory.
     Wire,
+    /// A veth, and netmap.
+    Netmap,
     /// netmap's double.
     NetmapDouble,
 }
@@ -82,7 +84,7 @@ fn join_namespaces(carrier: Carrier) -> Result<Namespace, NetError> {
         use std::os::fd::AsFd;
         let near = match carrier {
             Carrier::NetmapDouble => CABLE_NAME,
-            Carrier::Veth | Carrier::Wire => INSIDE_NAME,
+            Carrier::Veth | Carrier::Netmap | Carrier::Wire => INSIDE_NAME,
         };
         netlink.add_veth(near, OUTSIDE_NAME, Some(outside.as_fd()))?;
     }
@@ -129,7 +131,7 @@ impl Topology {
     /// What carries the frames.
     pub(super) fn backend(&self) -> &'static str {
         match (&self.outside, self.carrier) {
-            (Outside::Kernel(_), Carrier::NetmapDouble) => "netmap",
+            (Outside::Kernel(_), Carrier::Netmap | Carrier::NetmapDouble) => "netmap",
             (Outside::Kernel(_), _) => "af_packet",
             (Outside::Client, _) => "wire",
         }
@@ -173,7 +175,7 @@ impl Topology {
         let log = fs::File::create(self.log())?;
         let mut command = Command::new(&self.program);
         command.arg("run").arg("--config").arg(self.config());
-        if self.backend() == "netmap" {
+        if self.carrier == Carrier::NetmapDouble {
             command.arg("--netmap-double");
             command.arg(format!("{INSIDE_NAME}={DRIVER_NAME},{CABLE_NAME}"));
         }

@@ -42,6 +42,8 @@ impl Outcome {
 /// How much is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
+    /// Number of the first frame; frames of others numbers are an earlier exchange's.
+    pub(super) first: u64,
     /// Frames.
     pub(super) frames: u64,
     /// Bytes of each.
@@ -106,7 +108,7 @@ pub(super) fn exchange(
                 pool.free(frame);
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            write(pool.bytes_mut(&mut frame), outcome.sent);
+            write(pool.bytes_mut(&mut frame), load.first + outcome.sent);
             outcome.sent += 1;
             if let Err(frame) = out.push(frame) {
                 pool.free(frame);
@@ -118,7 +120,10 @@ pub(super) fn exchange(
         }
         to.receive(now(), pool, &mut into)?;
         while let Some(frame) = into.pop() {
-            if let Some((number, is_right)) = read(pool.bytes(&frame)) {
+            let seen = read(pool.bytes(&frame))
+                .and_then(|(number, is_right)| Some((number.checked_sub(load.first)?, is_right)))
+                .filter(|(number, _)| *number < load.frames);
+            if let Some((number, is_right)) = seen {
                 // One that is missing does not make those behind it wrong.
                 outcome.wrong += u64::from(!is_right || number < next);
                 next = number + 1;

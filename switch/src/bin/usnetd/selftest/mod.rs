@@ -175,8 +175,13 @@ impl Bench {
         window: u64,
         report: &mut Report,
     ) -> io::Result<()> {
-        let load =
-            Load { frames: self.frames, size: SIZE, window, patience: Duration::from_secs(3) };
+        let load = Load {
+            first: 0,
+            frames: self.frames,
+            size: SIZE,
+            window,
+            patience: Duration::from_secs(3),
+        };
         let outcome = exchange(from, to, &mut self.pool, load)?;
         let note = if outcome.is_whole() {
             String::new()
@@ -310,7 +315,13 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
         bench.try_path("card to the other end", &mut nic, there, 64, report)?;
         // Cards may hand out what was in their buffers before in the first lap of a ring (netmap's
         // driver for e1000 does so with one of them).
-        let first = Load { frames: 2048, size: SIZE, window: 64, patience: Duration::from_secs(1) };
+        let first = Load {
+            first: 1 << 40,
+            frames: 2048,
+            size: SIZE,
+            window: 64,
+            patience: Duration::from_secs(1),
+        };
         exchange(there, &mut nic, &mut bench.pool, first)?;
         bench.try_path("the other end to card", there, &mut nic, 64, report)?;
     }

@@ -37,6 +37,19 @@ fn pipes_hand_over_slots_unchecked_and_share_a_region_of_their_own() {
 }
 
 #[test]
+fn frames_sent_before_the_other_end_was_opened_wake_it() {
+    let double = Double::new().unwrap();
+    let a = open(&double, "x{1", mode::ALL_NIC);
+    a.put(a.ring(0), 0, &frame(1), 0);
+    a.advance(a.ring(0), 1);
+    a.sync(Direction::Transmit);
+    let b = open(&double, "x}1", mode::ALL_NIC);
+    assert!(b.is_ready());
+    b.sync(Direction::Receive);
+    assert_eq!(b.frame(b.ring(2), 0), frame(1));
+}
+
+#[test]
 fn a_pipe_closed_with_frames_in_it_frees_each_buffer_once() {
     let double = Double::new().unwrap();
     let (a, b) = (open(&double, "x{1", mode::ALL_NIC), open(&double, "x}1", mode::ALL_NIC));

@@ -5,6 +5,7 @@ use super::adapter::{Bound, Kind};
 use super::machine::Machine;
 use super::media::{Bell, Medium};
 use super::nic::Link;
+use super::ring::Kring;
 use crate::port::netmap::kernel::{Control, Device, Direction};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
@@ -81,7 +82,9 @@ impl Device for Open {
                         return Err(error);
                     }
                 }
-                self.bell.set(false);
+                // A peer may have sent before this end was opened.
+                let rings = machine.at(new.adapter)?.receive.get(new.receive.clone());
+                self.bell.set(rings.unwrap_or_default().iter().any(Kring::has_unseen));
                 self.watch(&mut machine, &new);
                 *bound = Some(new);
                 Ok(())

@@ -118,6 +118,8 @@ pub struct QueueMedium {
     capacity: usize,
     queues: Arc<[(Mutex<Queue>, Bell); 2]>,
     end: usize,
+    /// The buffer of the frame that was received last.
+    last: Vec<u8>,
 }
 
 /// Two ends; what one sends the other receives. Each way holds `capacity` frames.
@@ -127,7 +129,7 @@ pub struct QueueMedium {
 pub fn queue_pair(capacity: usize) -> io::Result<(QueueMedium, QueueMedium)> {
     let queue = || Ok::<_, io::Error>((Mutex::new(Queue::default()), Bell::new()?));
     let queues = Arc::new([queue()?, queue()?]);
-    let end = |end| QueueMedium { capacity, queues: Arc::clone(&queues), end };
+    let end = |end| QueueMedium { capacity, queues: Arc::clone(&queues), end, last: Vec::new() };
     Ok((end(0), end(1)))
 }
 
@@ -191,14 +193,20 @@ impl Medium for QueueMedium {
     }
 
     fn lend(&mut self, _scratch: &mut [u8], take: &mut dyn FnMut(&[u8])) -> bool {
+        let last = core::mem::take(&mut self.last);
         let (mut queue, bell) = self.incoming();
+        if last.capacity() > 0 {
+            queue.spare.push(last);
+        }
         let Some(frame) = queue.frames.pop_front() else {
             // Under the lock, so that no sender rings between the look and this.
             bell.set(false);
             return false;
         };
+        // `take` may lock other queues, whose holders may want this one.
+        drop(queue);
         take(&frame);
-        queue.spare.push(frame);
+        self.last = frame;
         true
     }
 }

@@ -169,7 +169,7 @@ fn cards_of_an_iommu_group_have_a_region_of_their_own() {
     let (double, ..) = machine(|spec| spec.iommu_group = Some(4));
     let port = open(&double, "eth0", mode::ALL_NIC);
     assert_eq!(port.body.memory_id, 2);
-    let pipe = open(&double, "eth0{1", mode::PIPE_MASTER);
+    let pipe = open(&double, "eth0{1", mode::ALL_NIC);
     assert_eq!(pipe.body.memory_id, 2);
     drop((port, pipe));
     let body = Register { mode: mode::ALL_NIC, memory_id: 1, ..Register::default() };

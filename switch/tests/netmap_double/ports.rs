@@ -7,7 +7,7 @@ use usnet_switch::port::netmap::double::FdMedium;
 #[test]
 fn pipes_hand_over_slots_unchecked_and_share_a_region_of_their_own() {
     let double = Double::new().unwrap();
-    let (a, b) = (open(&double, "x{1", mode::PIPE_MASTER), open(&double, "x}1", mode::ALL_NIC));
+    let (a, b) = (open(&double, "x{1", mode::ALL_NIC), open(&double, "x}1", mode::ALL_NIC));
     assert_eq!(a.body.memory_id, b.body.memory_id);
     assert_ne!(a.body.memory_id, 1);
     assert_eq!((a.body.host_tx_rings, a.word(a.body.offset + 36)), (0, 1), "told and tabled");

@@ -26,7 +26,7 @@ pub(crate) fn kernel(text: &str) -> io::Result<Arc<dyn Kernel>> {
         FdMedium::new(bare_socket(link.index)?).map(Box::new)
     };
     let spec = NicSpec::new(card, medium(cable)?).with_host(medium(driver)?);
-    let double = Double::new();
+    let double = Double::new()?;
     double.add_nic(spec)?;
     Ok(Arc::new(double))
 }

@@ -311,7 +311,9 @@ impl Machine {
     /// The pools of a port's region, in the same way.
     pub(super) fn pools_of(&mut self, name: &str, id: u16) -> io::Result<PoolsInfo> {
         let wanted = if id == 0 { GLOBAL_REGION } else { id };
-        let id = if name.is_empty() {
+        // A pipe that nobody has opened is made for the question, in the region that it names.
+        let is_bare_pipe = name.contains(['{', '}']) && self.adapter(name).is_err();
+        let id = if name.is_empty() || is_bare_pipe {
             wanted
         } else {
             let adapter = self.adapter(name)?;

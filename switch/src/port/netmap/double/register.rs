@@ -314,9 +314,6 @@ fn rings_of(adapter: &Adapter, body: &Register) -> io::Result<(Range<usize>, Ran
     Ok(match body.mode {
         mode::NULL => (0..0, 0..0),
         mode::ALL_NIC => (0..tx, 0..rx),
-        mode::PIPE_MASTER | mode::PIPE_SLAVE if matches!(adapter.kind, Kind::Pipe { .. }) => {
-            (0..tx, 0..rx)
-        }
         mode::ONE_NIC if id < tx.max(rx) => (one(0, tx), one(0, rx)),
         mode::SW if is_card => (tx..tx + host_tx, rx..rx + host_rx),
         mode::NIC_SW if is_card => (0..tx + host_tx, 0..rx + host_rx),

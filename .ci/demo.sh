@@ -18,7 +18,12 @@ check() { # NAME COMMAND...
     jq -e '.ok and (.checks | length > 0 and all(.ok))' "$report" >/dev/null
 }
 
+# The same over netmap, whose kernel side the program plays itself.
+cargo build --locked --release --bin usnetd --features usnet-switch/netmap-double
+install -m 0755 "${CARGO_TARGET_DIR:-target}/release/usnetd" "$place/usnetd-double"
+
 if [ "$(id -u)" -eq 0 ]; then
+    check netmap timeout 120 "$place/usnetd-double" demo --netmap-double --json
     check root timeout 120 "$place/usnetd" demo --json
     check nobody setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --no-new-privs \
         env -i PATH="$PATH" HOME=/nonexistent timeout 120 "$place/usnetd" demo --json

@@ -49,6 +49,9 @@ impl Report {
     /// Adds one thing that was tried.
     pub(crate) fn add(&mut self, name: &str, ok: bool, value: Option<f64>, unit: &str, note: &str) {
         self.ok &= ok;
+        if !ok {
+            self.progress(&format!("FAILED: {name} {note}"));
+        }
         self.checks.push(Check {
             name: name.to_owned(),
             ok,

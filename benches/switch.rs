@@ -5,10 +5,18 @@
 #![allow(missing_docs, reason = "criterion's macros")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use std::time::Duration;
-use usnet_bench::bare;
-use usnet_bench::client::{Generator, Sink};
-use usnet_bench::rig::{self, Rig, Sharing, check_conserved, rig};
+use std::time::{Duration, Instant};
+use usnet_bench::client::{Generator as Sender, Sink};
+use usnet_bench::rig::{self, Rig, Sharing, Slots, check_conserved, rig, rig_over};
+use usnet_bench::{bare, frames};
+use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
+use usnet_shmring::pool::Pool;
+use usnet_shmring::region::Writer;
+use usnet_switch::classify::Mac;
+use usnet_switch::port::netmap::double::{Double, Generator, NicSpec};
+use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec, PortName};
+use usnet_switch::port::wire::{Wire, WireSpec};
+use usnet_switch::port::{Burst, Port};
 use usnet_switch::time::Time;
 
 /// A burst from the generator through the switch to the sink, and its slots back.
@@ -19,7 +27,7 @@ fn path(c: &mut Criterion) {
         for size in [64, 1500] {
             let Rig { mut switch, handouts: [generator, sink] } = rig(sharing).expect("memory");
             let view = generator.map().expect("a mapping");
-            let mut generator = Generator::new(view, rig::frame(0, size));
+            let mut generator = Sender::new(view, rig::frame(0, size));
             let mut sink = Sink::new(sink.map().expect("a mapping"));
             group.bench_function(BenchmarkId::new(format!("{sharing}/size"), size), |b| {
                 b.iter(|| {
@@ -29,10 +37,115 @@ fn path(c: &mut Criterion) {
                 });
             });
             check_conserved(&switch.snapshot()).expect("conserved");
-            assert!(sink.received > 0, "frames arrived");
+            assert_eq!(sink.received > 0, generator.sent > 0, "frames arrived");
         }
     }
     group.finish();
+}
+
+/// From a port to a client and its slots back: over netmap's double, beside the wire in memory. Each
+/// copies a frame once, as its medium; what the port makes of that is compared.
+fn receive(c: &mut Criterion) {
+    let mut group = c.benchmark_group("switch/receive");
+    group.throughput(Throughput::Elements(64));
+    for size in [64, 1500] {
+        let frame = frames::udp(
+            ([2, 0, 0, 0, 0, 9], rig::MAC),
+            ([10, 0, 0, 9], rig::ADDRESS),
+            (9, rig::PORTS[1]),
+            size,
+        );
+        let mut feeder = None;
+        let over_wire = rig_over(Sharing::Shared, |_| {
+            let mut ends = Wire::ends(&WireSpec::default()).map_err(|e| e.to_string())?.into_iter();
+            feeder = ends.next();
+            Ok(Box::new(ends.next().ok_or("one end")?))
+        });
+        let mut feeder = Feeder::new(feeder.expect("an end"), &frame);
+        let Rig { mut switch, handouts: [_, sink] } = over_wire.expect("memory");
+        let mut sink = Sink::new(sink.map().expect("a mapping"));
+        let mut now = Time(1);
+        group.bench_function(BenchmarkId::new("wire/size", size), |b| {
+            b.iter_custom(|count| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..count {
+                    feeder.feed(now);
+                    now = Time(now.0 + 1_000_000);
+                    let begin = Instant::now();
+                    switch.step(now);
+                    sink.turn().expect("no fault");
+                    taken += begin.elapsed();
+                }
+                taken
+            });
+        });
+        assert_eq!(sink.received, switch.snapshot().totals.received, "frames arrived");
+        for swaps in [true, false] {
+            let over_netmap = rig_over(Sharing::Shared, |slots| over_double(slots, &frame, swaps));
+            let Rig { mut switch, handouts: [_, sink] } = over_netmap.expect("memory");
+            let mut sink = Sink::new(sink.map().expect("a mapping"));
+            let name = if swaps { "netmap_swap/size" } else { "netmap_copy/size" };
+            group.bench_function(BenchmarkId::new(name, size), |b| {
+                b.iter_custom(|count| {
+                    let mut taken = Duration::ZERO;
+                    for _ in 0..count {
+                        let begin = Instant::now();
+                        switch.step(Time(1));
+                        sink.turn().expect("no fault");
+                        taken += begin.elapsed();
+                    }
+                    taken
+                });
+            });
+            let snapshot = switch.snapshot();
+            check_conserved(&snapshot).expect("conserved");
+            assert_eq!(snapshot.totals.dropped.total(), 0, "all arrived");
+        }
+    }
+    group.finish();
+}
+
+/// A card of netmap's double that receives `frame` for ever.
+fn over_double(slots: Slots<'_>, frame: &[u8], swaps: bool) -> Result<Box<dyn Port>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let double = Double::new().map_err(text)?;
+    let medium = Generator::new(frame).map_err(text)?;
+    double.add_nic(NicSpec::new("eth0", Box::new(medium))).map_err(text)?;
+    let bank = swaps
+        .then(|| Bank::open(&double, &slots.objects, &slots.port, slots.pool, 4 * 256))
+        .transpose()
+        .map_err(text)?;
+    let spec = NetmapSpec { name: PortName::nic("eth0"), mac: Mac(rig::MAC), mtu: 1500 };
+    let port = Netmap::open(&double, &spec, bank.as_ref()).map_err(text)?;
+    assert_eq!(port.swaps(), swaps);
+    Ok(Box::new(port))
+}
+
+/// Puts a burst on a wire.
+struct Feeder {
+    end: Wire,
+    pool: Pool,
+    frame: Vec<u8>,
+}
+
+impl Feeder {
+    fn new(end: Wire, frame: &[u8]) -> Self {
+        let arena = Arena::reserve(1024, SlotSize::DEFAULT).expect("addresses");
+        let segment = arena.add_segment("feeder", Writer::Daemon, 64, false).expect("memory");
+        let pool = Pool::new(SlotRange::whole(segment)).expect("a pool");
+        Self { end, pool, frame: frame.to_vec() }
+    }
+
+    fn feed(&mut self, now: Time) {
+        let mut burst = Burst::new();
+        for _ in 0..64 {
+            let mut frame = self.pool.alloc().expect("a slot");
+            assert!(self.pool.fill(&mut frame, &self.frame));
+            burst.push(frame).expect("room");
+        }
+        self.end.transmit(now, &mut self.pool, &mut burst).expect("a wire");
+        burst.clear(&mut self.pool);
+    }
 }
 
 /// The yardstick between two processors.
@@ -50,5 +163,5 @@ fn limit(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, path, limit);
+criterion_group!(benches, path, receive, limit);
 criterion_main!(benches);

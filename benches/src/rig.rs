@@ -13,7 +13,8 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
+use std::sync::Arc;
+use usnet_shmring::arena::{Arena, Segment, SlotRange, SlotSize};
 use usnet_shmring::control::{
     Address, Attached, Channel, Message, Mode, SegmentAccess, SegmentInfo,
 };
@@ -36,8 +37,10 @@ pub const RING: u32 = 1024;
 pub const SLOTS: u32 = 512;
 /// The generator's and the sink's UDP ports.
 pub const PORTS: [u16; 2] = [1000, 2000];
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const ADDRESS: [u8; 4] = [10, 0, 0, 1];
+/// The interface's link address.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Its network address.
+pub const ADDRESS: [u8; 4] = [10, 0, 0, 1];
 
 /// Whether clients see each other's slots, or get copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,19 +152,45 @@ pub struct Rig {
 /// # Errors
 /// Why not, in words: memory, descriptors.
 pub fn rig(sharing: Sharing) -> Result<Rig, String> {
+    rig_over(sharing, |_| {
+        let info =
+            PortInfo { name: "nowhere".to_owned(), backend: "none", mac: Mac(MAC), mtu: 1500 };
+        Ok(Box::new(Nowhere { info, counters: PortCounters::default() }))
+    })
+}
+
+/// What a port may be made of.
+#[derive(Debug)]
+pub struct Slots<'a> {
+    /// All slots.
+    pub pool: &'a mut Pool,
+    /// 1,024 slots before those of the ports, which nobody else uses.
+    pub objects: SlotRange,
+    /// The segment of the ports' slots.
+    pub port: Arc<Segment>,
+}
+
+/// The same with a port of the caller's on the wire.
+///
+/// # Errors
+/// As [`rig`], and what `make` says.
+pub fn rig_over(
+    sharing: Sharing,
+    make: impl FnOnce(Slots<'_>) -> Result<Box<dyn Port>, String>,
+) -> Result<Rig, String> {
     let arena = Arena::reserve(1 << 14, SlotSize::DEFAULT).map_err(say("reserve addresses"))?;
     let add = |name, writer, slots| {
         let segment = arena.add_segment(name, writer, slots, false).map_err(say("make slots"))?;
         let fd = segment.as_fd().try_clone_to_owned().map_err(say("duplicate a descriptor"))?;
         Ok::<_, String>((SlotRange::whole(segment), fd))
     };
-    let (port, port_fd) = add("port", Writer::Daemon, 1024)?;
+    let (objects, _) = add("objects", Writer::Daemon, 1024)?;
+    let (port, port_fd) = add("port", Writer::Daemon, 4096)?;
     let port_info = info(SegmentAccess::Receive, 4, &port);
-    let pool = Pool::new(port).map_err(say("make a pool"))?;
+    let segment = Arc::clone(port.segment());
+    let mut pool = Pool::new(port).map_err(say("make a pool"))?;
+    let wire = make(Slots { pool: &mut pool, objects, port: segment })?;
     let mut switch = Switch::new(pool, 1);
-    let info_of_port =
-        PortInfo { name: "nowhere".to_owned(), backend: "none", mac: Mac(MAC), mtu: 1500 };
-    let wire = Box::new(Nowhere { info: info_of_port, counters: PortCounters::default() });
     let interface = switch
         .add_interface(InterfaceSpec {
             mac: Mac(MAC),

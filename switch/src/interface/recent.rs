@@ -113,6 +113,14 @@ impl Key {
         Some(Self { words, origin })
     }
 
+    /// Whether the two are equal, without a branch for each word.
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        let words = self.words.iter().zip(&other.words);
+        let difference = words.fold(0, |difference, (a, b)| difference | (a ^ b));
+        difference == 0 && self.origin == other.origin
+    }
+
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
     fn hash(&self, seed: u64) -> usize {
@@ -227,7 +235,7 @@ impl Recent {
     pub(crate) fn get(&self, key: &Key, generation: u64) -> Option<Decision> {
         // Masked: it lies in the array.
         let entry = &self.entries[key.hash(self.seed) & (ENTRIES - 1)];
-        (entry.key == *key && entry.generation == generation).then_some(entry.decision)
+        (entry.generation == generation && entry.key.is(key)).then_some(entry.decision)
     }
 
     /// Remembers a decision about a plain frame; what was remembered in its place is forgotten.

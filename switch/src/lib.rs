@@ -39,3 +39,5 @@ pub mod control;
 pub mod daemon;
 
 pub mod manual;
+
+pub mod pipe;

@@ -10,4 +10,5 @@ mod peer;
 
 mod attach;
 mod hostile;
+mod pipe;
 mod programs;

@@ -140,19 +140,22 @@ impl Client {
 
     /// The next frame.
     pub(crate) fn receive_frame(&mut self) -> Vec<u8> {
+        until("a frame", || self.poll_frame())
+    }
+
+    /// A frame, if one is there.
+    pub(crate) fn poll_frame(&mut self) -> Option<Vec<u8>> {
         let receiver = &mut self.view.receiver;
-        until("a frame", || {
-            if receiver.left() == 0 {
-                receiver.receive().unwrap();
-            }
-            let bytes = receiver.next().map(|frame| {
-                let mut bytes = vec![0; frame.len()];
-                frame.copy_to(&mut bytes);
-                bytes
-            });
-            receiver.give_back();
+        if receiver.left() == 0 {
+            receiver.receive().unwrap();
+        }
+        let bytes = receiver.next().map(|frame| {
+            let mut bytes = vec![0; frame.len()];
+            frame.copy_to(&mut bytes);
             bytes
-        })
+        });
+        receiver.give_back();
+        bytes
     }
 
     /// A UDP datagram between two ports of the interface's own IPv4 address.

@@ -1,6 +1,7 @@
 //! What can be typed.
 
 use crate::demo::{ClientArgs, DemoArgs, ProbeArgs};
+use crate::pipe::PipeArgs;
 use crate::selftest::SelfTest;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Watch real processes share an interface with the kernel's stack
     Demo(DemoArgs),
+    /// Let a program at the other end of a netmap pipe, or of a port of VALE, be a client
+    Pipe(PipeArgs),
     /// Try what this machine's back ends can do
     Selftest {
         #[command(subcommand)]

@@ -22,6 +22,11 @@ impl Failure {
         Self { code: 1, error: Box::new(error) }
     }
 
+    /// Something else could not be done.
+    pub(crate) fn other(error: Box<dyn Error>) -> Self {
+        Self { code: 1, error }
+    }
+
     /// Prints the error with its causes, each line as one message, and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let mut text = self.error.to_string();

@@ -6,6 +6,7 @@ mod demo;
 #[cfg(feature = "netmap-double")]
 mod double;
 mod failure;
+mod pipe;
 mod report;
 mod run;
 mod selftest;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => return demo::run(&args),
+        Command::Pipe(args) => pipe::run(&args).map_err(Failure::other),
         Command::Selftest { what: SelfTest::Netmap(args) } => {
             return selftest::run(&args, Arc::new(Module));
         }

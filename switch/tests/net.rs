@@ -10,11 +10,11 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use usnet_switch::classify::Mac;
-use usnet_switch::net::Netlink;
 use usnet_switch::net::guard::{Guard, Pass};
 use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::{Offload, Offloads};
 use usnet_switch::net::sysctl::Setting;
+use usnet_switch::net::{KeptQdisc, Netlink};
 
 const NOBODY: u32 = 65534;
 
@@ -97,6 +97,25 @@ fn offloads_are_switched_off_and_restored() {
         offloads.restore(&saved).unwrap();
         assert_eq!(state(), before);
         let error = Offloads::of("absent").unwrap().disable().unwrap_err();
+        assert!(error.to_string().contains("absent"), "{error}");
+    });
+}
+
+#[test]
+fn a_queueing_discipline_that_was_replaced_is_put_back() {
+    isolated("a_queueing_discipline_that_was_replaced_is_put_back", || {
+        let _peer = two_hosts();
+        let link = || Netlink::open().unwrap().link("sv0").unwrap();
+        let before = link();
+        assert_eq!(before.qdisc.as_deref(), Some("noqueue"));
+        let kept = KeptQdisc::of(&before);
+        let tc = ["qdisc", "replace", "dev", "sv0", "root", "pfifo"];
+        assert!(std::process::Command::new("tc").args(tc).status().unwrap().success());
+        assert_eq!(link().qdisc.as_deref(), Some("pfifo"));
+        drop(kept);
+        assert_eq!(link().qdisc, before.qdisc);
+        Netlink::open().unwrap().reset_qdisc("sv0").unwrap();
+        let error = Netlink::open().unwrap().reset_qdisc("absent").unwrap_err();
         assert!(error.to_string().contains("absent"), "{error}");
     });
 }

@@ -21,7 +21,7 @@ use crate::net::guard::{Guard, Pass};
 use crate::net::namespace::Namespace;
 use crate::net::offload::{Offload, Offloads};
 use crate::net::sysctl::{Changed, Setting};
-use crate::net::{InterfaceAddress, Link, NetError, Netlink, Scope};
+use crate::net::{InterfaceAddress, KeptQdisc, Link, NetError, Netlink, Scope};
 use crate::port::Port;
 use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use crate::port::tap::{Tap, TapSpec};
@@ -73,9 +73,16 @@ pub struct Kept {
     guard: Option<Guard>,
     offloads: Option<(Offloads, Vec<Offload>)>,
     veth: Option<(Netlink, String)>,
+    /// Dropped, and so put back, after the offloads.
+    qdisc: Option<KeptQdisc>,
 }
 
 impl Kept {
+    /// Remembers the queueing discipline, which a back end may replace.
+    pub(super) fn keep_qdisc(&mut self, link: &Link) {
+        self.qdisc = Some(KeptQdisc::of(link));
+    }
+
     /// Switches everything off that would make a frame other than it is on the wire.
     pub(super) fn turn_off_offloads(&mut self, interface: &Interface) -> Result<(), NetError> {
         let offloads = Offloads::of(&interface.name)?;

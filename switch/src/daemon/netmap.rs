@@ -97,6 +97,7 @@ impl Cards {
         addresses: Vec<crate::config::Network>,
     ) -> Result<Opened, OpenError> {
         let name = &interface.name;
+        kept.keep_qdisc(link);
         kept.turn_off_offloads(interface).map_err(net_error(interface))?;
         let wire = self.open(interface, link, PortName::nic(name))?;
         let (swaps, rings) = (wire.swaps(), wire.rings());

@@ -28,6 +28,7 @@ const RTM_GETLINK: u16 = 18;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_QDISC: u16 = 6;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -92,6 +93,8 @@ pub struct Link {
     pub state: LinkState,
     /// Driver kind for virtual interfaces: `veth`, `tun`, `bridge` ...
     pub kind: Option<String>,
+    /// Queueing discipline at its root: `noqueue`, `fq_codel`, `mq` ...
+    pub qdisc: Option<String>,
 }
 
 impl Link {
@@ -133,6 +136,7 @@ impl Link {
             flags: header.flags,
             state: LinkState::from_raw(state),
             kind: info.and_then(|info| info.find_text(IFLA_INFO_KIND)),
+            qdisc: attributes.find_text(IFLA_QDISC),
         })
     }
 }

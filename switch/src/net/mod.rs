@@ -19,6 +19,7 @@ mod error;
 mod link;
 mod netlink;
 mod nft;
+mod qdisc;
 mod sys;
 
 pub mod guard;
@@ -29,3 +30,4 @@ pub mod sysctl;
 pub use address::{InterfaceAddress, Scope};
 pub use error::NetError;
 pub use link::{Link, LinkState, Netlink};
+pub use qdisc::KeptQdisc;

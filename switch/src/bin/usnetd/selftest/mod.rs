@@ -26,7 +26,7 @@ use usnet_shmring::pool::Pool;
 use usnet_switch::config;
 use usnet_switch::control::memory::Memory;
 use usnet_switch::net::offload::{Offload, Offloads};
-use usnet_switch::net::{Link, LinkState, Netlink};
+use usnet_switch::net::{KeptQdisc, Link, LinkState, Netlink};
 use usnet_switch::port::Port;
 use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use usnet_switch::port::netmap::abi::PortInfo;
@@ -295,7 +295,7 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
     let name = args.interface.as_str();
     let before = link(name)?;
     let mtu = u16::try_from(before.mtu).unwrap_or(u16::MAX);
-    let plain = Plain::new(name)?;
+    let plain = (Plain::new(name)?, KeptQdisc::of(&before));
     let mut nic = bench.open(PortName::nic(name), mtu)?;
     let mut host = bench.open(PortName::host(name), mtu)?;
     let note = format!(
@@ -331,8 +331,11 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
     drop(plain);
     let came_back = wait_for_link(name)?;
     let after = link(name)?;
-    let same = came_back && after.is_up() == before.is_up() && after.mtu == before.mtu;
-    report.add("the interface is as it was", same, None, "", "");
+    let facts = |link: &Link| (link.is_up(), link.mtu, link.mac, link.qdisc.clone());
+    let same = came_back && facts(&after) == facts(&before);
+    let note = format!("{:?}, {:?} before", facts(&after), facts(&before));
+    let note = if same { "" } else { &note };
+    report.add("the interface is as it was", same, None, "", note);
     if let Some(peer) = &args.peer {
         let (here, there) = (&mut socket(&after)?, &mut socket(&link(peer)?)?);
         bench.try_path("the kernel's own path, after", there, here, 64, report)?;

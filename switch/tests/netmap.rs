@@ -2,6 +2,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "frames are made of small numbers")]
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use rustix::io::Errno;
 use std::sync::Arc;
 use usnet_shmring::arena::{Arena, Segment, SlotRange, SlotSize};
@@ -288,4 +290,131 @@ fn what_a_peer_writes_into_the_slots_of_a_pipe_is_checked() {
     assert_eq!(ours.counters().receive_errors, 7);
     let (audit, total) = slots.pool.audit();
     assert_eq!((audit.free, audit.total()), (SLOTS, total));
+}
+
+/// A card and its host rings, opened and closed at any time, with frames on their way between them.
+struct World {
+    machine: Machine,
+    slots: Slots,
+    bank: Arc<Bank>,
+    nic: Option<Netmap>,
+    host: Option<Netmap>,
+    /// Frames for the host, and for the wire.
+    inwards: Burst,
+    outwards: Burst,
+    sent: u32,
+}
+
+/// A frame that says who it is in every byte.
+fn numbered(number: u32) -> Vec<u8> {
+    let mut bytes = frame(number as u8, 60 + number as usize % 200);
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+impl World {
+    fn new() -> Self {
+        let machine = Machine::with(MachineSpec::default(), |spec| {
+            spec.quirks = vec![Quirk::NeedsBufChanged];
+        });
+        let mut slots = Slots::new();
+        let bank = slots.bank(&machine.double);
+        let (inwards, outwards) = (Burst::new(), Burst::new());
+        Self { machine, slots, bank, nic: None, host: None, inwards, outwards, sent: 0 }
+    }
+
+    fn operate(&mut self, what: u8, count: u8) {
+        let Self { machine, slots, bank, nic, host, inwards, outwards, sent } = self;
+        let reopen = |port: &mut Option<Netmap>, name: &str| {
+            *port = match port.take() {
+                Some(_) => None,
+                None => Some(open(&machine.double, name, 1500, Some(bank)).unwrap()),
+            };
+        };
+        match what % 8 {
+            0 | 1 => {
+                let medium =
+                    if what.is_multiple_of(8) { &mut machine.wire } else { &mut machine.host };
+                for _ in 0..count % 40 {
+                    *sent += u32::from(medium.send(&numbered(*sent)));
+                }
+            }
+            2 => {
+                for (port, burst) in [(nic, inwards), (host, outwards)] {
+                    if let Some(port) = port {
+                        port.receive(Time(0), &mut slots.pool, burst).unwrap();
+                    }
+                }
+            }
+            3 => {
+                for (port, burst) in [(host, inwards), (nic, outwards)] {
+                    if let Some(port) = port {
+                        port.transmit(Time(0), &mut slots.pool, burst).unwrap();
+                    }
+                }
+            }
+            4 => reopen(nic, "netmap:eth0"),
+            5 => reopen(host, "netmap:eth0^"),
+            6 => {
+                for burst in [inwards, outwards] {
+                    for frame in (0..count % 8).filter_map(|_| burst.pop()) {
+                        slots.pool.free(frame);
+                    }
+                }
+            }
+            _ => {
+                machine.double.pump();
+                let mut bytes = [0; 2048];
+                for medium in [&mut machine.wire, &mut machine.host] {
+                    while let Some(length) = medium.receive(&mut bytes) {
+                        let number = u32::from_be_bytes(*bytes.first_chunk().unwrap());
+                        assert_eq!(bytes[..length], numbered(number), "frame {number}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(&self) {
+        let open = u32::from(self.nic.is_some()) + u32::from(self.host.is_some());
+        let bursts = self.inwards.len() + self.outwards.len();
+        let held = bursts + self.bank.kept() + (open * 2 * RING) as usize;
+        assert_eq!(self.slots.pool.free_slots() + held, SLOTS as usize);
+        let (audit, total) = self.slots.pool.audit();
+        assert_eq!((audit.total(), audit.free as usize), (total, self.slots.pool.free_slots()));
+    }
+
+    fn end(self) {
+        let Self { machine, mut slots, bank, nic, host, mut inwards, mut outwards, .. } = self;
+        drop((nic, host));
+        inwards.clear(&mut slots.pool);
+        outwards.clear(&mut slots.pool);
+        assert_eq!(slots.pool.free_slots() + bank.kept(), SLOTS as usize);
+        let id = bank.memory_id();
+        drop(bank);
+        assert_eq!((machine.double.leaks(id), machine.double.double_frees(id)), (0, 0));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 100,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn swapped_buffers_are_conserved_whatever_is_opened_moved_and_closed(
+        program in vec((any::<u8>(), any::<u8>()), 0..300),
+    ) {
+        let mut world = World::new();
+        // Open from the beginning, or most programs would move nothing.
+        world.operate(4, 0);
+        world.operate(5, 0);
+        for (what, count) in program {
+            world.operate(what, count);
+            world.check();
+        }
+        world.end();
+    }
 }

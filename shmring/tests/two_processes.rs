@@ -240,8 +240,10 @@ impl Client {
                 (0..HEAD).step_by(8).for_each(|word| transmit.store(at + word, number));
                 q.tx.push(RawDescriptor::new(FIRST_TRANSMIT + slot, 0, 64)).unwrap();
             }
-            q.fill.refresh().unwrap();
+            // In this order: a slot that comes by rx has left fill before, so that all that have come find
+            // room there. The other way round the daemon can send a slot again in between.
             q.rx.refresh().unwrap();
+            q.fill.refresh().unwrap();
             while let Some(raw) = q.rx.pop() {
                 let at = raw.slot() as usize * SLOT + usize::from(raw.offset());
                 assert_eq!(usize::from(raw.length()), HEAD);

@@ -1,4 +1,4 @@
-//! Copies out of memory that another process may be writing at this moment.
+//! Copies out of and into memory that another process may be using at this moment.
 //!
 //! A `&[u8]` over such memory would be undefined behaviour, and an ordinary copy a data race that
 //! the compiler may split, repeat or assume away. On x86-64 the loads are instructions that the
@@ -14,51 +14,64 @@
 /// other processes meanwhile.
 #[inline]
 pub unsafe fn copy_racy(from: *const u8, into: &mut [u8]) {
+    // SAFETY: `from` is the caller's promise; `into` is ours to write, and nothing else is there.
+    unsafe { copy(from, into.as_mut_ptr(), into.len()) };
+}
+
+/// Copies all of `from` to `into`, which others may read and write meanwhile.
+///
+/// # Safety
+/// `into..into + from.len()` must be mapped and writable for the whole call, and not overlap `from`.
+#[inline]
+pub unsafe fn write_racy(from: &[u8], into: *mut u8) {
+    // SAFETY: `into` is the caller's promise; `from` is ours to read.
+    unsafe { copy(from.as_ptr(), into, from.len()) };
+}
+
+/// # Safety
+/// Both ranges must be mapped for the whole call and not overlap; what is not shared of them must be
+/// the caller's to read or write.
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        let (to, len) = (into.as_mut_ptr(), into.len());
-        if len >= 512 {
-            // SAFETY: reads `len` bytes at `from` (the caller's promise) and writes `len` bytes at
-            // `to`, which `into` owns. The direction flag is clear by the ABI.
-            unsafe {
-                core::arch::asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _,
-                    inout("rdi") to => _, options(nostack, preserves_flags));
-            }
-        } else if len >= 16 {
-            // SAFETY: moves 16 bytes at a time while whole ones remain, then the last 16 bytes once
-            // more from the end: every access lies in `0..len` of both buffers, since `len >= 16`.
-            unsafe {
-                core::arch::asm!(
-                    "2:",
-                    "movdqu {x}, [{from} + {at}]",
-                    "movdqu [{to} + {at}], {x}",
-                    "add {at}, 16",
-                    "cmp {at}, {last}",
-                    "jb 2b",
-                    "movdqu {x}, [{from} + {last}]",
-                    "movdqu [{to} + {last}], {x}",
-                    x = out(xmm_reg) _,
-                    from = in(reg) from,
-                    to = in(reg) to,
-                    at = inout(reg) 0usize => _,
-                    last = in(reg) len - 16,
-                    options(nostack),
-                );
-            }
-        } else {
-            // SAFETY: as for the first case.
-            unsafe {
-                core::arch::asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _,
-                    inout("rdi") to => _, options(nostack, preserves_flags));
-            }
+    if (16..512).contains(&len) {
+        // SAFETY: moves 16 bytes at a time while whole ones remain, then the last 16 bytes once
+        // more from the end: every access lies in `0..len` of both ranges, since `len >= 16`.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "movdqu {x}, [{from} + {at}]",
+                "movdqu [{to} + {at}], {x}",
+                "add {at}, 16",
+                "cmp {at}, {last}",
+                "jb 2b",
+                "movdqu {x}, [{from} + {last}]",
+                "movdqu [{to} + {last}], {x}",
+                x = out(xmm_reg) _,
+                from = in(reg) from,
+                to = in(reg) to,
+                at = inout(reg) 0usize => _,
+                last = in(reg) len - 16,
+                options(nostack),
+            );
+        }
+    } else {
+        // SAFETY: reads `len` bytes at `from` and writes `len` bytes at `to`, which the caller
+        // promised. The direction flag is clear by the ABI.
+        unsafe {
+            core::arch::asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _,
+                inout("rdi") to => _, options(nostack, preserves_flags));
         }
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    for (offset, byte) in into.iter_mut().enumerate() {
+    for offset in 0..len {
         use core::sync::atomic::{AtomicU8, Ordering};
-        // SAFETY: in range by the caller's promise; an atomic byte has no alignment to keep, and
-        // the cast to a mutable pointer only loads.
-        *byte = unsafe { AtomicU8::from_ptr(from.add(offset).cast_mut()) }.load(Ordering::Relaxed);
+        // SAFETY: in range by the caller's promise; an atomic byte has no alignment to keep, and the
+        // cast of `from` only loads.
+        unsafe {
+            let byte = AtomicU8::from_ptr(from.add(offset).cast_mut()).load(Ordering::Relaxed);
+            AtomicU8::from_ptr(to.add(offset)).store(byte, Ordering::Relaxed);
+        }
     }
 }
 

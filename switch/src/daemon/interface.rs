@@ -19,7 +19,7 @@ use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
 use crate::net::guard::{Guard, Pass};
 use crate::net::namespace::Namespace;
-use crate::net::offload::{Offload, Offloads};
+use crate::net::offload::{KeptOffloads, Offload};
 use crate::net::sysctl::{Changed, Setting};
 use crate::net::{InterfaceAddress, KeptQdisc, Link, NetError, Netlink, Scope};
 use crate::port::Port;
@@ -71,7 +71,7 @@ pub enum OpenError {
 pub struct Kept {
     /// First, so that the kernel hears again before its endpoint goes.
     guard: Option<Guard>,
-    offloads: Option<(Offloads, Vec<Offload>)>,
+    offloads: Option<KeptOffloads>,
     veth: Option<(Netlink, String)>,
     /// Dropped, and so put back, after the offloads.
     qdisc: Option<KeptQdisc>,
@@ -83,21 +83,13 @@ impl Kept {
         self.qdisc = Some(KeptQdisc::of(link));
     }
 
-    /// Switches everything off that would make a frame other than it is on the wire.
-    pub(super) fn turn_off_offloads(&mut self, interface: &Interface) -> Result<(), NetError> {
-        let offloads = Offloads::of(&interface.name)?;
-        let mut switched_off = Vec::new();
-        for offload in Offload::ALL {
-            if let Ok(Some(true)) = offloads.get(offload) {
-                match offloads.set(offload, false) {
-                    Ok(()) => switched_off.push(offload),
-                    Err(error) => {
-                        tracing::warn!(%error, ?offload, "frames may arrive unfinished");
-                    }
-                }
-            }
-        }
-        self.offloads = Some((offloads, switched_off));
+    /// Switches offloads off until this is dropped.
+    pub(super) fn turn_off_offloads(
+        &mut self,
+        interface: &Interface,
+        which: &[Offload],
+    ) -> Result<(), NetError> {
+        self.offloads = Some(KeptOffloads::switch_off(&interface.name, which)?);
         Ok(())
     }
 }
@@ -109,13 +101,7 @@ impl Drop for Kept {
         {
             tracing::warn!(%error, "the guard was not removed");
         }
-        if let Some((offloads, on)) = self.offloads.take() {
-            for offload in on {
-                if let Err(error) = offloads.set(offload, true) {
-                    tracing::warn!(%error, "an offload was not restored");
-                }
-            }
-        }
+        drop(self.offloads.take());
         if let Some((mut netlink, name)) = self.veth.take()
             && let Err(error) = netlink.delete_link(&name)
         {
@@ -271,7 +257,9 @@ fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
     let name = interface.name.as_str();
     let (mut netlink, link, mtu, addresses) = shared_link(interface)?;
     let mut kept = Kept::default();
-    kept.offloads = Some(no_receive_offloads(interface)?);
+    // Segments that the kernel joined would be longer than a slot.
+    kept.turn_off_offloads(interface, &[Offload::GenericReceive, Offload::LargeReceive])
+        .map_err(net_error(interface))?;
     let host = match interface.host {
         HostEndpoint::None => None,
         _ => Some(open_host(&mut kept, &mut netlink, interface, &link, mtu)?),
@@ -346,21 +334,6 @@ fn link_addresses(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Ne
         });
     }
     Ok(shared)
-}
-
-/// Segments that the kernel joined would be longer than a slot.
-fn no_receive_offloads(interface: &Interface) -> Result<(Offloads, Vec<Offload>), OpenError> {
-    let offloads = Offloads::of(&interface.name).map_err(net_error(interface))?;
-    let mut switched_off = Vec::new();
-    for offload in [Offload::GenericReceive, Offload::LargeReceive] {
-        if let Ok(Some(true)) = offloads.get(offload) {
-            match offloads.set(offload, false) {
-                Ok(()) => switched_off.push(offload),
-                Err(error) => tracing::warn!(%error, "frames may arrive joined, and be dropped"),
-            }
-        }
-    }
-    Ok((offloads, switched_off))
 }
 
 /// The kernel's way in: a TAP device, or where there is none a veth pair.

@@ -15,6 +15,7 @@ use super::interface::{Kept, OpenError, Opened, net_error, opened};
 use crate::config::{Backend, Config, HostEndpoint, Interface};
 use crate::control::memory::{Memory, MemoryError};
 use crate::net::Link;
+use crate::net::offload::Offload;
 use crate::port::Port;
 use crate::port::netmap::abi::PortInfo;
 use crate::port::netmap::{
@@ -98,7 +99,8 @@ impl Cards {
     ) -> Result<Opened, OpenError> {
         let name = &interface.name;
         kept.keep_qdisc(link);
-        kept.turn_off_offloads(interface).map_err(net_error(interface))?;
+        // Whatever would make a frame other than it is on the wire.
+        kept.turn_off_offloads(interface, &Offload::ALL).map_err(net_error(interface))?;
         let wire = self.open(interface, link, PortName::nic(name))?;
         let (swaps, rings) = (wire.swaps(), wire.rings());
         let host = match interface.host {
@@ -120,10 +122,7 @@ fn ring_buffers(kernel: &dyn Kernel, cards: &[&Interface]) -> io::Result<u32> {
     for card in cards {
         let mut info = PortInfo::default();
         kernel.open()?.control(&card.name, Control::PortInfo(&mut info))?;
-        let rings =
-            |card: u16, host: u16, slots| (u32::from(card) + u32::from(host.max(1))) * slots;
-        buffers += rings(info.tx_rings, info.host_tx_rings, info.tx_slots)
-            + rings(info.rx_rings, info.host_rx_rings, info.rx_slots);
+        buffers += info.ring_buffers();
     }
     Ok(buffers)
 }

@@ -165,6 +165,43 @@ impl SavedOffloads {
     }
 }
 
+/// Offloads that are off while this lives, and on again after it.
+#[derive(Debug)]
+pub struct KeptOffloads {
+    offloads: Offloads,
+    saved: SavedOffloads,
+}
+
+impl KeptOffloads {
+    /// Switches off those of `which` that are on. One that cannot be is left, and the log says so.
+    ///
+    /// # Errors
+    /// The name is bad, or no socket can be had.
+    pub fn switch_off(name: &str, which: &[Offload]) -> Result<Self, NetError> {
+        let offloads = Offloads::of(name)?;
+        let mut saved = SavedOffloads::default();
+        for offload in which {
+            if let Ok(Some(true)) = offloads.get(*offload) {
+                match offloads.set(*offload, false) {
+                    Ok(()) => saved.were_on.push(*offload),
+                    Err(error) => {
+                        tracing::warn!(%error, ?offload, "frames may come joined or unfinished");
+                    }
+                }
+            }
+        }
+        Ok(Self { offloads, saved })
+    }
+}
+
+impl Drop for KeptOffloads {
+    fn drop(&mut self) {
+        if let Err(error) = self.offloads.restore(&self.saved) {
+            tracing::warn!(%error, "an offload was not restored");
+        }
+    }
+}
+
 fn refused(operation: &'static str, name: &str, source: io::Error) -> NetError {
     NetError::Refused { operation, object: name.into(), note: KernelNote::default(), source }
 }

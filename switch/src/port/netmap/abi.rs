@@ -156,6 +156,17 @@ pub struct PortInfo {
     pub padding: [u16; 3],
 }
 
+impl PortInfo {
+    /// Buffers that all rings of the port hold, host rings too: of these there is one pair at least.
+    #[must_use]
+    pub fn ring_buffers(&self) -> u32 {
+        let rings =
+            |card: u16, host: u16, slots| (u32::from(card) + u32::from(host.max(1))) * slots;
+        rings(self.tx_rings, self.host_tx_rings, self.tx_slots)
+            + rings(self.rx_rings, self.host_rx_rings, self.rx_slots)
+    }
+}
+
 /// `struct nmreq_pools_info`: the three kinds of object that a region is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -17,7 +17,7 @@ use super::abi::{PoolsInfo, Register, flag, slot_flag};
 use super::bank::Bank;
 use super::kernel::{Control, Device, Direction, Kernel};
 use super::name::PortName;
-use super::region::{Region, Ring, Slot};
+use super::region::{Region, Ring, Slot, inconsistent};
 use crate::classify::Mac;
 use crate::port::{Burst, Port, PortCounters, PortInfo};
 use crate::time::Time;
@@ -233,10 +233,6 @@ impl Netmap {
         }
         Ok(count)
     }
-}
-
-fn inconsistent(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("netmap's memory has {what}"))
 }
 
 /// Takes the first slot's frame, leaving a free slot of the pool in its place. `None`, and the slot is

@@ -24,7 +24,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use usnet_shmring::arena::Segment;
-use usnet_shmring::copy::copy_racy;
+use usnet_shmring::copy::{copy_racy, write_racy};
 
 /// Most slots that a ring may have here.
 const MAX_SLOTS: u32 = 1 << 16;
@@ -64,7 +64,8 @@ pub(super) struct BufferIndex(pub(super) u32);
 /// Buffers that netmap keeps for itself.
 pub(super) const RESERVED_BUFFERS: u32 = 2;
 
-fn inconsistent(what: &'static str) -> io::Error {
+/// What cannot be in memory that the kernel wrote.
+pub(super) fn inconsistent(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("netmap's memory has {what}"))
 }
 
@@ -156,7 +157,7 @@ impl Region {
         // SAFETY: as above; `bytes` is ordinary memory of this process, so the two do not overlap
         // unless it lies in this region, of which the port copies from nothing but a frame's slot
         // into another buffer.
-        unsafe { core::ptr::copy(bytes.as_ptr(), into, bytes.len()) };
+        unsafe { write_racy(bytes, into) };
         true
     }
 

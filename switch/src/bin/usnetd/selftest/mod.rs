@@ -25,7 +25,7 @@ use usnet_shmring::arena::SlotSize;
 use usnet_shmring::pool::Pool;
 use usnet_switch::config;
 use usnet_switch::control::memory::Memory;
-use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_switch::net::offload::{KeptOffloads, Offload};
 use usnet_switch::net::{KeptQdisc, Link, LinkState, Netlink};
 use usnet_switch::port::Port;
 use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
@@ -115,10 +115,7 @@ fn steps(args: &NetmapArgs, kernel: Arc<dyn Kernel>, report: &mut Report) -> io:
 }
 
 fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<Bench> {
-    let rings =
-        |card: u16, host: u16, slots: u32| (u32::from(card) + u32::from(host.max(1))) * slots;
-    let held = rings(info.tx_rings, info.host_tx_rings, info.tx_slots)
-        + rings(info.rx_rings, info.host_rx_rings, info.rx_slots);
+    let held = info.ring_buffers();
     let port_slots = (held + 4096).next_power_of_two();
     let config = config::Memory {
         slot_size: SlotSize::DEFAULT,
@@ -270,32 +267,12 @@ fn wait_for_link(name: &str) -> io::Result<bool> {
     }
 }
 
-/// Switches offloads off, and puts back what was on when it is dropped.
-struct Plain(Offloads, Vec<Offload>);
-
-impl Plain {
-    fn new(name: &str) -> io::Result<Self> {
-        let offloads = Offloads::of(name).map_err(io::Error::other)?;
-        let was_on = |o: &Offload| matches!(offloads.get(*o), Ok(Some(true)));
-        let on: Vec<Offload> = Offload::ALL.into_iter().filter(was_on).collect();
-        let off = on.into_iter().filter(|o| offloads.set(*o, false).is_ok()).collect();
-        Ok(Self(offloads, off))
-    }
-}
-
-impl Drop for Plain {
-    fn drop(&mut self) {
-        for offload in self.1.drain(..) {
-            let _ = self.0.set(offload, true);
-        }
-    }
-}
-
 fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result<()> {
     let name = args.interface.as_str();
     let before = link(name)?;
     let mtu = u16::try_from(before.mtu).unwrap_or(u16::MAX);
-    let plain = (Plain::new(name)?, KeptQdisc::of(&before));
+    let offloads = KeptOffloads::switch_off(name, &Offload::ALL).map_err(io::Error::other)?;
+    let plain = (offloads, KeptQdisc::of(&before));
     let mut nic = bench.open(PortName::nic(name), mtu)?;
     let mut host = bench.open(PortName::host(name), mtu)?;
     let note = format!(

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use usnet_shmring::copy::{copy_racy, write_racy};
 
 /// A contiguous range of memory that is shared with the user of a port.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ impl Memory {
     pub(super) fn read(&self, offset: usize, into: &mut [u8]) -> bool {
         let Some(place) = self.at(offset, into.len(), 1) else { return false };
         // SAFETY: `at` checked that `into.len()` bytes at `place` are mapped; `into` is private.
-        unsafe { copy_racy(place, into.as_mut_ptr(), into.len()) };
+        unsafe { copy_racy(place, into) };
         true
     }
 
@@ -118,7 +119,7 @@ impl Memory {
     pub(super) fn write(&self, offset: usize, from: &[u8]) -> bool {
         let Some(place) = self.at(offset, from.len(), 1) else { return false };
         // SAFETY: `at` checked that `from.len()` bytes at `place` are mapped; `from` is private.
-        unsafe { copy_racy(from.as_ptr(), place, from.len()) };
+        unsafe { write_racy(from, place) };
         true
     }
 }
@@ -140,56 +141,6 @@ fn is_mapped(from: u64, end: u64, maps: &str) -> bool {
         }
     }
     false
-}
-
-/// Copies `len` bytes. The compiler sees no access, so that a race with another writer or reader of
-/// the shared side is no undefined behaviour; elsewhere than on x86-64 each byte is an atomic.
-///
-/// # Safety
-/// Both ranges must be mapped for the whole call and not overlap; the private one must be the
-/// caller's to read or write.
-#[inline]
-unsafe fn copy_racy(from: *const u8, to: *mut u8, len: usize) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if (16..512).contains(&len) {
-        // SAFETY: moves 16 bytes at a time while whole ones remain, then the last 16 bytes once
-        // more from the end: every access lies in `0..len` of both ranges, since `len >= 16`.
-        unsafe {
-            core::arch::asm!(
-                "2:",
-                "movdqu {x}, [{from} + {at}]",
-                "movdqu [{to} + {at}], {x}",
-                "add {at}, 16",
-                "cmp {at}, {last}",
-                "jb 2b",
-                "movdqu {x}, [{from} + {last}]",
-                "movdqu [{to} + {last}], {x}",
-                x = out(xmm_reg) _,
-                from = in(reg) from,
-                to = in(reg) to,
-                at = inout(reg) 0usize => _,
-                last = in(reg) len - 16,
-                options(nostack),
-            );
-        }
-    } else {
-        // SAFETY: reads `len` bytes at `from` and writes `len` bytes at `to`, which the caller
-        // promised. The direction flag is clear by the ABI.
-        unsafe {
-            core::arch::asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _,
-                inout("rdi") to => _, options(nostack, preserves_flags));
-        }
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    for offset in 0..len {
-        use core::sync::atomic::AtomicU8;
-        // SAFETY: in range by the caller's promise; an atomic byte has no alignment to keep, and
-        // the cast of `from` only loads.
-        unsafe {
-            let byte = AtomicU8::from_ptr(from.add(offset).cast_mut()).load(Ordering::Relaxed);
-            AtomicU8::from_ptr(to.add(offset)).store(byte, Ordering::Relaxed);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -112,7 +112,15 @@ fn over_double(slots: Slots<'_>, frame: &[u8], swaps: bool) -> Result<Box<dyn Po
     let medium = Generator::new(frame).map_err(text)?;
     double.add_nic(NicSpec::new("eth0", Box::new(medium))).map_err(text)?;
     let bank = swaps
-        .then(|| Bank::open(&double, &slots.objects, &slots.port, slots.pool, 4 * 256))
+        .then(|| {
+            Bank::open(
+                &double,
+                &slots.objects,
+                &slots.port,
+                core::slice::from_mut(slots.pool),
+                4 * 256,
+            )
+        })
         .transpose()
         .map_err(text)?;
     let spec = NetmapSpec { name: PortName::nic("eth0"), mac: Mac(rig::MAC), mtu: 1500 };

@@ -89,7 +89,8 @@ impl Handout {
 }
 
 fn map(attached: &Attached, descriptors: Vec<OwnedFd>) -> Result<View, String> {
-    View::map(attached, descriptors).map(|(view, _)| view).map_err(say("map a session"))
+    let (mut views, _) = View::map(attached, descriptors).map_err(say("map a session"))?;
+    views.pop().ok_or_else(|| "a session without queue pairs".to_owned())
 }
 
 /// Takes a session that [`Handout::send`] sent, and maps it.
@@ -270,7 +271,7 @@ pub fn rig_over(
             inbound_size: region_size(1, RING) as u64,
             outbound_size: region_size(1, RING) as u64,
             mac: MAC,
-            reserved: [0; 2],
+            pairs: 1,
             ipv4: Address::new(IpAddr::from(ADDRESS), 24),
             ipv6: Address::default(),
             gateway4: Address::default(),

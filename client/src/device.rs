@@ -58,13 +58,10 @@ impl Device {
 
     /// Makes sure of a burst to read from; tells how many frames of it are left.
     pub(crate) fn prepare(&mut self) -> usize {
-        let (receiver, _) = self.frames.split();
-        if receiver.left() == 0
-            && let Err(fault) = receiver.receive()
-        {
-            self.failed.get_or_insert(fault.into());
-        }
-        receiver.left()
+        self.frames.receive().unwrap_or_else(|error| {
+            self.failed.get_or_insert(error);
+            0
+        })
     }
 
     /// Copies the beginning of the next frame; returns how many bytes.

@@ -27,6 +27,8 @@ use rustix::net::RecvFlags;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+use usnet_shmring::region::Mapped;
+use usnet_shmring::ring::{PeerSleepFlag, SleepFlag};
 pub use usnet_shmring::view::{BURST, BadLength, Receiver, RxFrame, Transmitter, TxFrame};
 use usnet_shmring::view::{Signals, View};
 
@@ -34,9 +36,19 @@ use usnet_shmring::view::{Signals, View};
 pub const MAX_WATCHED: usize = 6;
 
 /// The rings of a session. One thread at a time; everything on them is by bursts, nothing allocates.
+///
+/// A session has a queue pair for each worker of the daemon. Frames are received from all of them, one
+/// burst from each in turn, and sent on one, which [`send_on`](Self::send_on) chooses.
 #[derive(Debug)]
 pub struct Frames {
-    view: View,
+    /// By queue pair, as the two below; at least one.
+    receivers: Box<[Receiver]>,
+    transmitters: Box<[Transmitter]>,
+    flags: Box<[Flags]>,
+    /// The pair that the last burst came from; less than there are.
+    from: usize,
+    /// The pair that is sent on; less than there are.
+    on: usize,
     signals: Signals,
     /// The control connection, for its hang-up alone.
     control: OwnedFd,
@@ -44,9 +56,51 @@ pub struct Frames {
     unannounced: bool,
 }
 
+/// Who of the two ends of a queue pair sleeps.
+#[derive(Debug)]
+struct Flags {
+    own: SleepFlag<Mapped>,
+    peer: PeerSleepFlag<Mapped>,
+}
+
 impl Frames {
-    pub(crate) fn new(view: View, signals: Signals, control: OwnedFd) -> Self {
-        Self { view, signals, control, unannounced: false }
+    /// `None` without a queue pair. Sessions with different numbers send on different pairs.
+    pub(crate) fn new(
+        views: Vec<View>,
+        session: u32,
+        signals: Signals,
+        control: OwnedFd,
+    ) -> Option<Self> {
+        let on = (session as usize).checked_rem(views.len())?;
+        let (mut receivers, mut transmitters, mut flags) = (Vec::new(), Vec::new(), Vec::new());
+        for View { receiver, transmitter, sleep, peer } in views {
+            receivers.push(receiver);
+            transmitters.push(transmitter);
+            flags.push(Flags { own: sleep, peer });
+        }
+        Some(Self {
+            receivers: receivers.into(),
+            transmitters: transmitters.into(),
+            flags: flags.into(),
+            from: 0,
+            on,
+            signals,
+            control,
+            unannounced: false,
+        })
+    }
+
+    /// Queue pairs of the session: as many as the daemon has workers.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.flags.len()
+    }
+
+    /// Chooses the queue pair that frames are sent on from now on; `pair` counts from 0, modulo the
+    /// number of pairs. At first it is one that the session's number chooses. Frames of a flow stay in
+    /// order as long as they are sent on one pair.
+    pub fn send_on(&mut self, pair: usize) {
+        self.on = pair % self.pairs();
     }
 
     /// Takes the next burst of frames, for [`next`](Self::next); the slots of the last one go back.
@@ -56,27 +110,41 @@ impl Frames {
     /// [`FrameError::Broken`]
     #[inline]
     pub fn receive(&mut self) -> Result<usize, FrameError> {
-        Ok(self.view.receiver.receive()?)
+        let left = self.receivers[self.from].left();
+        if left > 0 {
+            return Ok(left);
+        }
+        let pairs = self.receivers.len();
+        for _ in 0..pairs {
+            // The slots of the last burst go back, too: those of this pair's.
+            let at = if self.from + 1 < pairs { self.from + 1 } else { 0 };
+            self.from = at;
+            let count = self.receivers[at].receive()?;
+            if count > 0 {
+                return Ok(count);
+            }
+        }
+        Ok(0)
     }
 
     /// The next frame of the burst.
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "a frame borrows the rings")]
     pub fn next(&mut self) -> Option<RxFrame<'_>> {
-        self.view.receiver.next()
+        self.receivers[self.from].next()
     }
 
     /// An empty slot to write a frame into; `None` until the daemon gives some back, which
     /// [`flush`](Self::flush) looks for and [`wait`](Self::wait) waits for.
     #[inline]
     pub fn transmit(&mut self) -> Option<TxFrame<'_>> {
-        self.view.transmitter.next()
+        self.transmitters[self.on].next()
     }
 
     /// Both directions, to read and write at the same time.
     #[inline]
     pub fn split(&mut self) -> (&mut Receiver, &mut Transmitter) {
-        (&mut self.view.receiver, &mut self.view.transmitter)
+        (&mut self.receivers[self.from], &mut self.transmitters[self.on])
     }
 
     /// Shows the daemon all frames sent and all slots given back since the last time, wakes it if it
@@ -86,13 +154,18 @@ impl Frames {
     /// [`FrameError::Broken`], or [`FrameError::System`] if the daemon cannot be woken.
     #[inline]
     pub fn flush(&mut self) -> Result<(), FrameError> {
-        self.view.receiver.give_back();
-        let published = self.view.transmitter.publish() | mem::take(&mut self.unannounced);
-        let awaited = published | self.view.receiver.take_owed();
-        if awaited && self.view.peer.must_wake() {
+        let unannounced = mem::take(&mut self.unannounced);
+        let mut kick = false;
+        let pairs = self.receivers.iter_mut().zip(&mut self.transmitters).zip(&self.flags);
+        for ((receiver, transmitter), flags) in pairs {
+            receiver.give_back();
+            let awaited = transmitter.publish() | unannounced | receiver.take_owed();
+            kick |= awaited && flags.peer.must_wake();
+        }
+        if kick {
             self.kick()?;
         }
-        self.view.transmitter.reclaim()?;
+        self.reclaim()?;
         Ok(())
     }
 
@@ -103,9 +176,21 @@ impl Frames {
     /// [`FrameError::Broken`]
     #[inline]
     pub fn publish(&mut self) -> Result<(), FrameError> {
-        self.unannounced |= self.view.transmitter.publish();
-        self.view.transmitter.reclaim()?;
+        for transmitter in &mut self.transmitters {
+            self.unannounced |= transmitter.publish();
+        }
+        self.reclaim()?;
         Ok(())
+    }
+
+    /// Takes sent slots back, and says how many there were.
+    #[inline]
+    fn reclaim(&mut self) -> Result<usize, FrameError> {
+        let mut count = 0;
+        for transmitter in &mut self.transmitters {
+            count += transmitter.reclaim()?;
+        }
+        Ok(count)
     }
 
     #[cold]
@@ -119,16 +204,20 @@ impl Frames {
 
     /// Whether there is something to do: a frame to take, or slots that came back.
     fn ready(&mut self, want: Want) -> Result<bool, FrameError> {
-        let returned = self.view.transmitter.reclaim()?;
+        let returned = self.reclaim()?;
         if want == Want::Slots {
-            return Ok(self.view.transmitter.free() > 0);
+            return Ok(self.transmitters[self.on].free() > 0);
         }
         // Slots may have come back before this call, to one who has not looked since.
-        if self.view.transmitter.is_relieved() {
+        if self.transmitters.iter().any(Transmitter::is_relieved) {
             return Ok(true);
         }
-        let (left, waiting) = (self.view.receiver.left(), self.view.receiver.refresh()?);
-        Ok(returned + left + waiting > 0)
+        let mut found = returned > 0;
+        for receiver in &mut self.receivers {
+            found |= receiver.left() > 0;
+            found |= receiver.refresh()? > 0;
+        }
+        Ok(found)
     }
 
     /// Announces sleep. Returns false, and takes it back, if there is something to do already.
@@ -137,19 +226,28 @@ impl Frames {
         if self.ready(want)? {
             return Ok(false);
         }
-        self.view.sleep.raise();
+        for flags in &mut self.flags {
+            flags.own.raise();
+        }
         match self.ready(want) {
             Ok(false) => Ok(true),
             other => {
-                self.view.sleep.lower();
+                self.rise();
                 other.map(|_| false)
             }
         }
     }
 
+    /// Slots to send from, on all pairs.
+    fn free(&self) -> usize {
+        self.transmitters.iter().map(Transmitter::free).sum()
+    }
+
     /// Takes the announcement of sleep back.
     pub(crate) fn rise(&mut self) {
-        self.view.sleep.lower();
+        for flags in &mut self.flags {
+            flags.own.lower();
+        }
     }
 
     /// Descriptors to sleep on while others use the rings.
@@ -169,9 +267,9 @@ impl Frames {
         timeout: Option<Duration>,
         others: &[BorrowedFd<'_>],
     ) -> Result<(), FrameError> {
-        let free = self.view.transmitter.free();
+        let free = self.free();
         self.flush()?;
-        if self.view.transmitter.free() > free && others.is_empty() {
+        if self.free() > free && others.is_empty() {
             return Ok(());
         }
         let timeout = if self.lie_down(Want::Anything)? { timeout } else { Some(Duration::ZERO) };

@@ -200,13 +200,14 @@ impl Session {
                 return Err(AttachError::Unexpected { path, found: message_name(&other) });
             }
         };
-        let (view, signals) = View::map(&attached, descriptors)
+        let (views, signals) = View::map(&attached, descriptors)
             .map_err(|source| AttachError::Memory { path: path.clone(), source })?;
         let control = Control::new(channel, 1);
         let watch = control.watch().map_err(|source| {
             failed(ChannelError::System { what: "duplicate the connection", source })
         })?;
-        let frames = Frames::new(view, signals, watch);
+        let frames = Frames::new(views, attached.session, signals, watch)
+            .ok_or(AttachError::Unexpected { path, found: "a session without queue pairs" })?;
         let grant = Grant::from_message(&attached);
         Ok(Self { options, grant, control, frames, claims: Vec::new() })
     }

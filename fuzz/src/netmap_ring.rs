@@ -218,7 +218,8 @@ pub fn check(program: &[u8]) {
         None
     } else {
         let held = 2 * RING;
-        let bank = Bank::open(&kernel, &objects, &port_segment, &mut pool, held);
+        let bank =
+            Bank::open(&kernel, &objects, &port_segment, core::slice::from_mut(&mut pool), held);
         Some(bank.expect("as a kernel makes it"))
     };
     run(&chaos, &kernel, bank.as_ref(), &mut pool, operations);

@@ -15,6 +15,8 @@
 //!   is checked against the private record of what is away.
 //! - A slot that a client receives is its own to read from the moment it took the descriptor until it
 //!   publishes it on the fill ring, which needs `&mut Receiver` and so outlives no [`RxFrame`].
+//! - A session has a queue pair for each worker of the daemon, and a [`View`] for each pair. The slots
+//!   to send from are divided evenly among them; what arrives on a pair goes back on the same.
 //! - The daemon is trusted with its clients' memory, as the kernel is: it does not write a slot that
 //!   it has lent. All numbers that it sends are checked nevertheless.
 
@@ -35,6 +37,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Most frames in one burst.
@@ -65,7 +68,7 @@ fn nonsense(what: &'static str, found: impl Into<u64>) -> ViewError {
     ViewError::Nonsense { what, found: found.into() }
 }
 
-/// All that a client maps for one session.
+/// A client's side of one queue pair of its session, with the memory behind it.
 #[derive(Debug)]
 pub struct View {
     /// Frames to this client.
@@ -74,7 +77,7 @@ pub struct View {
     pub transmitter: Transmitter,
     /// Raised while this client sleeps.
     pub sleep: SleepFlag<Mapped>,
-    /// Raised while the daemon sleeps.
+    /// Raised while the worker at the other end sleeps.
     pub peer: PeerSleepFlag<Mapped>,
 }
 
@@ -88,15 +91,16 @@ pub struct Signals {
 }
 
 impl View {
-    /// Maps what came with an [`Attached`] message. The descriptors are used up, so that no second
-    /// view with a free list of its own comes to lie over the same slots.
+    /// Maps what came with an [`Attached`] message: a view for each queue pair, at least one. The
+    /// descriptors are used up, so that no second view with a free list of its own comes to lie over
+    /// the same slots.
     ///
     /// # Errors
     /// [`ViewError`]: wrong seals, too small, contradictory, or refused by the kernel.
     pub fn map(
         attached: &Attached,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<(Self, Signals), ViewError> {
+    ) -> Result<(Vec<Self>, Signals), ViewError> {
         let slot_size = SlotSize::new(attached.slot_size)
             .ok_or_else(|| nonsense("slot size", attached.slot_size))?;
         let capacity = attached.ring_capacity;
@@ -114,8 +118,7 @@ impl View {
         };
         let inbound = region("inbound region", 0, Writer::Daemon, attached.inbound_size)?;
         let outbound = region("outbound region", 1, Writer::Client, attached.outbound_size)?;
-        let queues = ClientQueues::new(&inbound, &outbound, capacity, 0)
-            .ok_or_else(|| nonsense("size of a region", attached.inbound_size))?;
+        let pairs = u32::from(attached.pairs);
 
         let mut transmit = None;
         let mut received = Vec::new();
@@ -130,15 +133,26 @@ impl View {
             }
         }
         let transmit = transmit.ok_or_else(|| nonsense("number of transmit segments", 0u32))?;
-        let ClientQueues { rx, fill, tx, completion, sleep, peer } = queues;
+        if pairs == 0 || !transmit.count.is_multiple_of(pairs) {
+            return Err(nonsense("number of queue pairs", pairs));
+        }
         let own = (transmit.first, transmit.count);
-        let receiver = Receiver::new(rx, fill, received.into(), own, slot_size);
-        let transmitter = Transmitter::new(tx, completion, transmit, slot_size);
+        let received: Arc<[Segment]> = received.into();
+        let view = |pair| {
+            let ClientQueues { rx, fill, tx, completion, sleep, peer } =
+                ClientQueues::new(&inbound, &outbound, capacity, pair)
+                    .ok_or_else(|| nonsense("size of a region", attached.inbound_size))?;
+            let receiver = Receiver::new(rx, fill, Arc::clone(&received), own, slot_size);
+            let share = transmit.share(pair, transmit.count / pairs, slot_size);
+            let transmitter = Transmitter::new(tx, completion, share, slot_size);
+            Ok(Self { receiver, transmitter, sleep, peer })
+        };
+        let views = (0..pairs).map(view).collect::<Result<Vec<_>, ViewError>>()?;
         let mut rest = descriptors.into_iter().skip(2);
         let (Some(kick), Some(wake)) = (rest.next(), rest.next()) else {
             return Err(nonsense("number of descriptors", 3u32));
         };
-        Ok((Self { receiver, transmitter, sleep, peer }, Signals { kick, wake }))
+        Ok((views, Signals { kick, wake }))
     }
 }
 
@@ -149,7 +163,7 @@ struct Segment {
     count: u32,
     /// Address of the first slot; `count` slots from here lie in `_map`.
     base: *mut u8,
-    _map: MmapRaw,
+    _map: Arc<MmapRaw>,
 }
 
 // SAFETY: `Segment` is an address range and the mapping that it lies in. Who may look at its bytes is
@@ -199,7 +213,16 @@ impl Segment {
         .map_err(|source: io::Error| RegionError::System { what: "map", size: length, source })
         .map_err(fail)?;
         let base = map.as_mut_ptr().wrapping_add(skipped);
-        Ok(Self { access, first: info.first, count: info.count, base, _map: map })
+        Ok(Self { access, first: info.first, count: info.count, base, _map: Arc::new(map) })
+    }
+
+    /// Run number `index` of `count` slots each, in a segment that is divided into such runs.
+    fn share(&self, index: u32, count: u32, slot_size: SlotSize) -> Self {
+        let skipped = index * count;
+        debug_assert!(skipped + count <= self.count);
+        let base = self.base.wrapping_add(skipped as usize * slot_size.bytes() as usize);
+        let first = self.first + skipped;
+        Self { access: self.access, first, count, base, _map: Arc::clone(&self._map) }
     }
 
     /// The address of byte `offset` of slot number `slot`, if the slot lies here.
@@ -271,7 +294,7 @@ impl<'a> RxFrame<'a> {
 pub struct Receiver {
     rx: MappedConsumer,
     fill: MappedProducer,
-    segments: Box<[Segment]>,
+    segments: Arc<[Segment]>,
     /// First number and count of the client's own transmit slots, which never arrive here.
     own: (u32, u32),
     slot_size: SlotSize,
@@ -302,7 +325,7 @@ impl Receiver {
     fn new(
         rx: MappedConsumer,
         fill: MappedProducer,
-        segments: Box<[Segment]>,
+        segments: Arc<[Segment]>,
         own: (u32, u32),
         slot_size: SlotSize,
     ) -> Self {

@@ -103,7 +103,7 @@ fn messages_lie_byte_by_byte_as_the_document_says() {
             inbound_size,
             outbound_size,
             mac,
-            reserved,
+            pairs,
             ipv4,
             ipv6,
             gateway4,

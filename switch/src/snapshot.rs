@@ -1,9 +1,10 @@
-//! All counters of a switch at one moment, for people and for programs.
+//! All counters of a switch at one moment, for people and for programs; of several workers, the sums.
 
 use crate::interface::{Interface, Outlet};
 use crate::port::{PortCounters, PortInfo};
 use crate::session::{GroupId, Session};
 use crate::stats::{SessionCounters, Totals};
+use core::ops::AddAssign;
 use serde::Serialize;
 
 /// Slots by owner.
@@ -19,6 +20,17 @@ pub struct SlotCount {
     pub lent: u32,
     /// All that there are.
     pub total: u32,
+}
+
+impl AddAssign for SlotCount {
+    fn add_assign(&mut self, other: Self) {
+        let Self { free, daemon, taken, lent, total } = other;
+        self.free += free;
+        self.daemon += daemon;
+        self.taken += taken;
+        self.lent += lent;
+        self.total += total;
+    }
 }
 
 /// A port at one moment.
@@ -41,6 +53,13 @@ impl PortSnapshot {
     }
 }
 
+impl PortSnapshot {
+    fn add(&mut self, other: &Self) {
+        self.gone |= other.gone;
+        self.counters += other.counters;
+    }
+}
+
 /// An interface at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct InterfaceSnapshot {
@@ -50,7 +69,7 @@ pub struct InterfaceSnapshot {
     pub wire: PortSnapshot,
     /// The port to the kernel's stack.
     pub host: Option<PortSnapshot>,
-    /// Exact and learned flows.
+    /// Exact and learned flows; one that several workers know counts for each.
     pub flows: usize,
     /// Attached clients.
     pub clients: usize,
@@ -65,6 +84,15 @@ impl InterfaceSnapshot {
             flows: interface.table.flows(),
             clients: interface.clients.len(),
         }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.wire.add(&other.wire);
+        if let (Some(host), Some(more)) = (&mut self.host, &other.host) {
+            host.add(more);
+        }
+        self.flows += other.flows;
+        self.clients = self.clients.max(other.clients);
     }
 }
 
@@ -115,4 +143,47 @@ pub struct Snapshot {
     pub interfaces: Vec<InterfaceSnapshot>,
     /// Sessions, in order of their numbers.
     pub sessions: Vec<SessionSnapshot>,
+    /// Frames of each worker, by number; empty if there is but one.
+    pub workers: Vec<Totals>,
+}
+
+impl Snapshot {
+    /// What several workers, which share nothing, have counted together. `None` without a worker.
+    #[must_use]
+    pub fn of_workers(each: Vec<Self>) -> Option<Self> {
+        let mut rest = each.into_iter();
+        let mut all = rest.next()?;
+        let first = all.totals;
+        for one in rest {
+            if all.workers.is_empty() {
+                all.workers.push(first);
+            }
+            all.workers.push(one.totals);
+            all.add(one);
+        }
+        Some(all)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.totals += other.totals;
+        self.waiting += other.waiting;
+        self.frames_conserved &= other.frames_conserved;
+        self.slots += other.slots;
+        self.slots_conserved &= other.slots_conserved;
+        for (interface, more) in self.interfaces.iter_mut().zip(other.interfaces) {
+            interface.add(more);
+        }
+        for more in other.sessions {
+            match self.sessions.binary_search_by_key(&more.id, |session| session.id) {
+                Ok(at) => {
+                    if let Some(session) = self.sessions.get_mut(at) {
+                        session.rx_in_flight += more.rx_in_flight;
+                        session.counters += more.counters;
+                    }
+                }
+                // It was attached to the others after they were asked.
+                Err(at) => self.sessions.insert(at, more),
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! ```
 
 use crate::verdict::DropReason;
+use core::ops::AddAssign;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -40,6 +41,12 @@ impl Drops {
     }
 }
 
+impl AddAssign for Drops {
+    fn add_assign(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+    }
+}
+
 impl Serialize for Drops {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -72,6 +79,21 @@ pub struct Totals {
     pub dropped: Drops,
 }
 
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        // Destructured, so that a new counter cannot be forgotten.
+        let Self { received, from_clients, generated, to_clients, to_ports, consumed, dropped } =
+            other;
+        self.received += received;
+        self.from_clients += from_clients;
+        self.generated += generated;
+        self.to_clients += to_clients;
+        self.to_ports += to_ports;
+        self.consumed += consumed;
+        self.dropped += dropped;
+    }
+}
+
 impl Totals {
     /// Frames that are neither out nor dropped: they wait for a port.
     #[must_use]
@@ -100,4 +122,25 @@ pub struct SessionCounters {
     pub dropped_to: Drops,
     /// Frames from it that were dropped, by reason.
     pub dropped_from: Drops,
+}
+
+impl AddAssign for SessionCounters {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            delivered,
+            delivered_bytes,
+            sent,
+            sent_bytes,
+            wakeups,
+            dropped_to,
+            dropped_from,
+        } = other;
+        self.delivered += delivered;
+        self.delivered_bytes += delivered_bytes;
+        self.sent += sent;
+        self.sent_bytes += sent_bytes;
+        self.wakeups += wakeups;
+        self.dropped_to += dropped_to;
+        self.dropped_from += dropped_from;
+    }
 }

@@ -18,6 +18,7 @@ use crate::port::{BURST, Burst, Port};
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use crate::stats::SessionCounters;
+use crate::steer::book::{Book, WorkerId};
 use crate::steer::{EXACT_FLOWS, FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
@@ -25,6 +26,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use thiserror::Error;
 use usnet_shmring::arena::SlotRange;
 use usnet_shmring::descriptor::{Fault, RawDescriptor};
@@ -185,6 +187,21 @@ impl Switch {
         Ok(InterfaceId(number))
     }
 
+    /// Has an interface learn together with those of other workers.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoInterface`]
+    pub fn share_flows(
+        &mut self,
+        interface: InterfaceId,
+        book: Arc<Book>,
+        worker: WorkerId,
+    ) -> Result<(), SwitchError> {
+        let place = self.interfaces.get_mut(usize::from(interface.0));
+        place.ok_or(SwitchError::NoInterface(interface))?.table.share(book, worker);
+        Ok(())
+    }
+
     /// Attaches a session.
     ///
     /// # Errors
@@ -246,6 +263,7 @@ impl Switch {
             return Err(SwitchError::SessionNumber(session.id));
         }
         interface.clients.push(id);
+        interface.table.admit(id);
         self.live.push(id);
         Ok(())
     }
@@ -339,6 +357,7 @@ impl Switch {
         if let Err(error) = outlet.port.receive(now, &mut deliver.pool, inbox) {
             outlet.fail(error);
         }
+        interface.table.look_around();
         let count = inbox.len();
         deliver.totals.received += count as u64;
         while let Some(frame) = inbox.pop() {
@@ -357,7 +376,10 @@ impl Switch {
         let Some(mut session) = deliver.take(id) else { return 0 };
         let index = usize::from(session.interface.0);
         let moved = match interfaces.get_mut(index) {
-            Some(interface) => drain_tx(interface, deliver, &mut session, answers, head, now),
+            Some(interface) => {
+                interface.table.look_around();
+                drain_tx(interface, deliver, &mut session, answers, head, now)
+            }
             None => Ok(0),
         };
         deliver.put_back(session);
@@ -404,6 +426,7 @@ impl Switch {
         let Some(session) = self.deliver.take(id) else { return };
         self.live.retain(|live| *live != id);
         if let Some(interface) = self.interfaces.get_mut(usize::from(session.interface.0)) {
+            interface.table.give_up(&session.learned, id);
             interface.forget(id);
         }
         let ended = self.deliver.pool.end_session(id);
@@ -522,6 +545,7 @@ impl Switch {
             slots_conserved: audit.total() == slots,
             interfaces: self.interfaces.iter().map(InterfaceSnapshot::of).collect(),
             sessions: self.deliver.sessions().map(SessionSnapshot::of).collect(),
+            workers: Vec::new(),
         }
     }
 }

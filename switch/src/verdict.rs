@@ -27,6 +27,15 @@ impl ReceiverCode {
         }
     }
 
+    /// As a number, 0 for none.
+    pub(crate) const fn bits(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     #[inline]
     pub(crate) const fn receiver(self) -> Option<Receiver> {
         match self.0 {

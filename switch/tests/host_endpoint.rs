@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn open(host: &str) -> Opened {
     let text = format!("[[interface]]\nname = \"sv0\"\nport = \"af_packet\"\nhost = \"{host}\"\n");
     let config = Config::parse(Path::new("test.toml"), &text).unwrap();
-    let mut wires = Wires::new(&config.interfaces).unwrap();
-    interface::open(&config.interfaces[0], &mut wires, &Cards::none()).unwrap()
+    let mut wires = Wires::new(&config.interfaces, 1).unwrap();
+    interface::open(&config.interfaces[0], 1, &mut wires, &Cards::none()).unwrap()
 }
 
 /// Carries what arrives on the interface to the kernel, as a switch without clients does.
@@ -44,7 +44,7 @@ fn carry(opened: &mut Opened, until: &AtomicBool) -> u64 {
     let arena = Arena::reserve(1024, SlotSize::DEFAULT).unwrap();
     let segment = arena.add_segment("test", Writer::Daemon, 1024, false).unwrap();
     let mut pool = Pool::new(SlotRange::whole(segment)).unwrap();
-    let spec = &mut opened.spec;
+    let [spec] = opened.specs.as_mut_slice() else { panic!("one worker, one part") };
     let host = spec.host.as_mut().unwrap();
     let start = Instant::now();
     let (mut arrived, mut onward) = (Burst::new(), Burst::new());

@@ -66,7 +66,14 @@ impl Slots {
     }
 
     fn bank(&mut self, double: &Double) -> Arc<Bank> {
-        Bank::open(double, &self.objects, &self.port, &mut self.pool, 4 * RING).unwrap()
+        Bank::open(
+            double,
+            &self.objects,
+            &self.port,
+            core::slice::from_mut(&mut self.pool),
+            4 * RING,
+        )
+        .unwrap()
     }
 
     fn burst(&mut self, frames: &[Vec<u8>]) -> Burst {
@@ -215,8 +222,13 @@ fn without_external_memory_the_module_says_so_and_frames_are_copied() {
         Machine::with(MachineSpec { extmem: false, ..MachineSpec::default() }, |_| {});
     let mut slots = Slots::new();
     let free = slots.pool.free_slots();
-    let refused =
-        Bank::open(&machine.double, &slots.objects, &slots.port, &mut slots.pool, 4 * RING);
+    let refused = Bank::open(
+        &machine.double,
+        &slots.objects,
+        &slots.port,
+        core::slice::from_mut(&mut slots.pool),
+        4 * RING,
+    );
     assert_eq!(Errno::from_io_error(&refused.unwrap_err()), Some(Errno::OPNOTSUPP));
     assert_eq!(slots.pool.free_slots(), free, "the pool is as it was");
     let mut port = open(&machine.double, "netmap:eth0", 1500, None).unwrap();

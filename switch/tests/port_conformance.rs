@@ -497,7 +497,9 @@ fn netmap_swapping() -> Pair {
     let mut pool = Pool::new(port).expect("a pool");
     let slots = 1024;
     // Two cards with a ring of 64 each way, and of the host each way.
-    let bank = Bank::open(&double, &objects, &port_segment, &mut pool, 2 * 4 * 64).expect("memory");
+    let bank =
+        Bank::open(&double, &objects, &port_segment, core::slice::from_mut(&mut pool), 2 * 4 * 64)
+            .expect("memory");
     let [a, b] = ["a", "b"].map(|name| {
         let port = Netmap::open(&double, &netmap_spec(name), Some(&bank)).expect("a port");
         assert!(port.swaps());

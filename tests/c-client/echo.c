@@ -30,7 +30,7 @@ struct segment_info { uint32_t access, descriptor, first, count; uint64_t offset
 struct attached {
     uint32_t version, session, mode, ring_capacity, slot_size, mtu;
     uint64_t inbound_size, outbound_size;
-    uint8_t mac[6], reserved[2];
+    uint8_t mac[6]; uint16_t pairs;
     struct address ipv4, ipv6, gateway4, gateway6;
     struct segment_info segments[4];
 };
@@ -94,11 +94,15 @@ static uint32_t capacity;
 /* One ring from one side: `next` and `peer` are private, the words are shared. */
 struct ring { _Atomic uint64_t *cells; _Atomic uint32_t *produced, *consumed; uint32_t next, peer; };
 
-static _Atomic uint32_t *word(uint8_t *region, int number) { return (void *)(region + 4096 + 128 * number); }
+/* The part of a region that is queue pair `number`'s. */
+static uint8_t *part(uint8_t *region, uint32_t number) {
+    return region + 4096 + ((1024 + 16ul * capacity + 127) & ~127ul) * number;
+}
+static _Atomic uint32_t *word(uint8_t *part, int number) { return (void *)(part + 128 * number); }
 
-/* Ring 0 or 1 that `writer` produces; the other region holds its consumed position. */
+/* Ring 0 or 1 that `writer` produces; the other region's part holds its consumed position. */
 static struct ring ring(uint8_t *writer, uint8_t *reader, int number) {
-    void *cells = writer + 4096 + 1024 + 8ul * capacity * number;
+    void *cells = writer + 1024 + 8ul * capacity * number;
     return (struct ring){ cells, word(writer, number), word(reader, 2 + number), 0, 0 };
 }
 
@@ -126,6 +130,13 @@ static void put(struct ring *r, uint64_t descriptor) {
 }
 static void publish(struct ring *r) { atomic_store_explicit(r->produced, r->next, memory_order_release); }
 
+/* One queue pair: what it reads and writes, its rings, and its slots at rest. */
+struct pair {
+    uint8_t *in, *out;
+    struct ring tx, fill, rx, completion;
+    uint32_t first, count, *rest, resting;
+};
+
 /* ---- the echo ---- */
 
 /* Turns a datagram for us around in place; 0 if it is something else. Swapping leaves all checksums right. */
@@ -148,12 +159,12 @@ int main(int argc, char **argv) {
     int control = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (control < 0 || connect(control, (void *)&path, sizeof path)) fail(argv[1]);
 
-    struct attach wish = { .version = 1, .name = "c-echo" };
+    struct attach wish = { .version = 2, .name = "c-echo" };
     union body answer;
     int fds[8] = { -1, -1, -1, -1, -1, -1, -1, -1 };
     ask(control, ATTACH, &wish, sizeof wish, ATTACHED, &answer, fds);
     struct attached me = answer.attached;
-    if (me.version != 1) broken("the daemon speaks another version");
+    if (me.version != 2) broken("the daemon speaks another version");
     capacity = me.ring_capacity;
     uint8_t *inbound = map(fds[0], 0, me.inbound_size, 0, 0x17);
     uint8_t *outbound = map(fds[1], 0, me.outbound_size, 1, 0x07);
@@ -168,10 +179,17 @@ int main(int argc, char **argv) {
                 s->access == RECEIVE ? 0x17 : 0x07) };
         if (s->access == TRANSMIT) transmit = segments[count]; else count++;
     }
-    struct ring tx = ring(outbound, inbound, 0), fill = ring(outbound, inbound, 1);
-    struct ring rx = ring(inbound, outbound, 0), completion = ring(inbound, outbound, 1);
-    uint32_t *rest = malloc(sizeof *rest * transmit.count), resting = 0;
-    while (resting < transmit.count) rest[resting] = transmit.first + resting, resting++;
+    if (!me.pairs || transmit.count % me.pairs) broken("the daemon's answer makes no sense");
+    struct pair *pairs = calloc(me.pairs, sizeof *pairs);
+    for (uint32_t i = 0; i < me.pairs; i++) {
+        struct pair *p = &pairs[i];
+        uint8_t *in = p->in = part(inbound, i), *out = p->out = part(outbound, i);
+        p->tx = ring(out, in, 0), p->fill = ring(out, in, 1);
+        p->rx = ring(in, out, 0), p->completion = ring(in, out, 1);
+        p->count = transmit.count / me.pairs, p->first = transmit.first + p->count * i;
+        p->rest = malloc(sizeof *p->rest * p->count);
+        while (p->resting < p->count) p->rest[p->resting] = p->first + p->resting, p->resting++;
+    }
 
     struct claim claim = { .first_port = port, .count = 1, .protocol = UDP };
     ask(control, CLAIM, &claim, sizeof claim, CLAIMED, &answer, NULL);
@@ -179,55 +197,65 @@ int main(int argc, char **argv) {
     printf("session %u: echo on udp port %u\n", me.session, port), fflush(stdout);
 
     for (int asleep = 0;;) {
-        uint32_t returned = available(&completion), frames = available(&rx), sent = 0;
-        if (!returned && !frames) { /* section 9 */
-            if (!asleep) {
-                atomic_store_explicit(word(outbound, 4), 1, memory_order_relaxed);
-                atomic_thread_fence(memory_order_seq_cst);
-                asleep = 1;
-                continue; /* look once more */
+        uint32_t work = 0;
+        int kicks = 0;
+        for (struct pair *p = pairs; p < pairs + me.pairs; p++) {
+            uint32_t returned = available(&p->completion), frames = available(&p->rx), sent = 0;
+            work |= returned | frames;
+            for (; returned; returned--) {
+                uint32_t slot = take(&p->completion) & 0xffffff;
+                if (slot - p->first >= p->count || p->resting == p->count) broken("not a slot of ours");
+                p->rest[p->resting++] = slot;
             }
+            release(&p->completion);
+
+            uint32_t space = room(&p->fill), cells = room(&p->tx);
+            if (frames > space) frames = space;
+            if (frames > BURST) frames = BURST;
+            for (uint32_t i = 0; i < frames; i++) {
+                uint64_t descriptor = take(&p->rx);
+                uint32_t slot = descriptor & 0xffffff, offset = descriptor >> 24 & 0xfff;
+                uint32_t length = descriptor >> 36 & 0xffff;
+                const uint8_t *from = NULL;
+                for (int s = 0; s < count && !from; s++)
+                    if (slot - segments[s].first < segments[s].count)
+                        from = segments[s].base + (uint64_t)(slot - segments[s].first) * me.slot_size + offset;
+                if (!from || descriptor >> 52 || length < MIN_FRAME || offset + length > me.slot_size)
+                    broken("not a frame");
+                if (p->resting && sent < cells) {
+                    uint32_t own = p->rest[p->resting - 1]; /* copied first, looked at after: sections 7 and 10 */
+                    uint8_t *to = transmit.base + (uint64_t)(own - transmit.first) * me.slot_size;
+                    memcpy(to, from, length);
+                    if (turn(to, length, &me, port)) put(&p->tx, own | (uint64_t)length << 36), p->resting--, sent++;
+                }
+                put(&p->fill, slot);
+            }
+            release(&p->rx);
+            publish(&p->fill);
+            publish(&p->tx);
+            atomic_thread_fence(memory_order_seq_cst);
+            kicks |= frames && atomic_load_explicit(word(p->in, 4), memory_order_relaxed);
+        }
+        if (kicks) {
+            uint64_t one = 1;
+            if (write(kick, &one, sizeof one) < 0 && errno != EAGAIN) fail("cannot wake the daemon");
+        }
+        if (work) { /* section 9 */
+            if (asleep)
+                for (uint32_t i = 0; i < me.pairs; i++)
+                    atomic_store_explicit(word(pairs[i].out, 4), 0, memory_order_relaxed);
+            asleep = 0;
+        } else if (!asleep) {
+            for (uint32_t i = 0; i < me.pairs; i++)
+                atomic_store_explicit(word(pairs[i].out, 4), 1, memory_order_relaxed);
+            atomic_thread_fence(memory_order_seq_cst);
+            asleep = 1; /* look once more */
+        } else {
             struct pollfd wait[2] = { { wake, POLLIN, 0 }, { control, POLLIN, 0 } };
             if (poll(wait, 2, -1) < 0 && errno != EINTR) fail("cannot sleep");
             char bytes[64];
             if (wait[1].revents || (wait[0].revents && recv(wake, bytes, sizeof bytes, MSG_DONTWAIT) == 0))
                 return 0; /* the session has ended */
-        }
-        if (asleep) atomic_store_explicit(word(outbound, 4), 0, memory_order_relaxed), asleep = 0;
-
-        for (; returned; returned--) {
-            uint32_t slot = take(&completion) & 0xffffff;
-            if (slot - transmit.first >= transmit.count || resting == transmit.count) broken("not a slot of ours");
-            rest[resting++] = slot;
-        }
-        release(&completion);
-
-        uint32_t space = room(&fill), cells = room(&tx);
-        if (frames > space) frames = space;
-        if (frames > BURST) frames = BURST;
-        for (uint32_t i = 0; i < frames; i++) {
-            uint64_t descriptor = take(&rx);
-            uint32_t slot = descriptor & 0xffffff, offset = descriptor >> 24 & 0xfff, length = descriptor >> 36 & 0xffff;
-            const uint8_t *from = NULL;
-            for (int s = 0; s < count && !from; s++)
-                if (slot - segments[s].first < segments[s].count)
-                    from = segments[s].base + (uint64_t)(slot - segments[s].first) * me.slot_size + offset;
-            if (!from || descriptor >> 52 || length < MIN_FRAME || offset + length > me.slot_size) broken("not a frame");
-            if (resting && sent < cells) {
-                uint32_t own = rest[resting - 1]; /* copied first, looked at after: sections 7 and 10 */
-                uint8_t *to = transmit.base + (uint64_t)(own - transmit.first) * me.slot_size;
-                memcpy(to, from, length);
-                if (turn(to, length, &me, port)) put(&tx, own | (uint64_t)length << 36), resting--, sent++;
-            }
-            put(&fill, slot);
-        }
-        release(&rx);
-        publish(&fill);
-        publish(&tx);
-        atomic_thread_fence(memory_order_seq_cst);
-        if (frames && atomic_load_explicit(word(inbound, 4), memory_order_relaxed)) {
-            uint64_t one = 1;
-            if (write(kick, &one, sizeof one) < 0 && errno != EAGAIN) fail("cannot wake the daemon");
         }
     }
 }

@@ -130,7 +130,7 @@ impl Daemon {
             inbound_size: region_size(1, RING) as u64,
             outbound_size: region_size(1, RING) as u64,
             mac: MAC,
-            reserved: [0; 2],
+            pairs: 1,
             ipv4: Address::new([10, 0, 0, 1].into(), 24),
             ipv6: Address::default(),
             gateway4: Address::default(),

@@ -107,7 +107,7 @@ impl Fake {
             inbound_size: layout::region_size(1, RING) as u64,
             outbound_size: layout::region_size(1, RING) as u64,
             mac: [2, 0, 0, 0, 0, number],
-            reserved: [0; 2],
+            pairs: 1,
             ipv4: Address::new(IpAddr::V4(address), 24),
             ipv6: Address::new(format!("fd07::{number}").parse().unwrap(), 64),
             gateway4: Address::default(),

@@ -220,8 +220,8 @@ pub struct Attached {
     pub outbound_size: u64,
     /// The interface's MAC, which the client sends from.
     pub mac: [u8; 6],
-    /// Zero.
-    pub reserved: [u8; 2],
+    /// Queue pairs, at least one: one for each worker of the daemon.
+    pub pairs: u16,
     /// IPv4 address that the client may use.
     pub ipv4: Address,
     /// IPv6 address that the client may use.

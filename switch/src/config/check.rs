@@ -1,8 +1,8 @@
 //! From what was written to what runs: the one way.
 
 use super::raw::{
-    Account, Backend, HostEndpoint, RawConfig, RawControl, RawInterface, RawMemory, RawPolicy,
-    RawQuota, RawWorker, Ring, Sharing,
+    Account, Backend, Cpus, HostEndpoint, RawConfig, RawControl, RawInterface, RawMemory,
+    RawPolicy, RawQuota, RawWorker, Ring, Sharing,
 };
 use super::{
     Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject, Worker,
@@ -195,12 +195,23 @@ fn check_memory(raw: &RawMemory, problems: &mut Problems) -> Memory {
 }
 
 fn check_worker(raw: &RawWorker, problems: &mut Problems) -> Worker {
-    let RawWorker { busy_poll, spin_us, cpu } = raw;
+    let RawWorker { count, busy_poll, spin_us, cpu } = raw;
+    let count = problems.range("worker.count", *count, 1, crate::steer::book::WORKERS);
     let spin = problems.range("worker.spin_us", *spin_us, 0, 1_000_000);
-    if let Some(cpu) = cpu {
+    let cpus = match cpu {
+        None => Vec::new(),
+        Some(Cpus::One(cpu)) => vec![*cpu],
+        Some(Cpus::Each(cpus)) => cpus.clone(),
+    };
+    for cpu in &cpus {
         problems.range("worker.cpu", (*cpu).into(), 0, 1023);
     }
-    Worker { busy_poll: *busy_poll, spin: Duration::from_micros(spin.into()), cpu: *cpu }
+    let count = count as usize;
+    if !cpus.is_empty() && cpus.len() != count {
+        let allowed = format!("must name a processor for each of {count} workers");
+        problems.add("worker.cpu", format_args!("{cpus:?}"), allowed);
+    }
+    Worker { count, busy_poll: *busy_poll, spin: Duration::from_micros(spin.into()), cpus }
 }
 
 fn check_interfaces(

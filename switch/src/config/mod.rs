@@ -46,7 +46,7 @@ pub struct Config {
     pub control: Control,
     /// Slots.
     pub memory: Memory,
-    /// The worker thread.
+    /// The worker threads.
     pub worker: Worker,
     /// Interfaces, at least one, with different names.
     pub interfaces: Vec<Interface>,
@@ -81,15 +81,17 @@ pub struct Memory {
     pub huge_pages: bool,
 }
 
-/// The worker thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The worker threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Worker {
+    /// How many there are, at least one.
+    pub count: usize,
     /// Never sleep.
     pub busy_poll: bool,
     /// How long to look for work before sleeping.
     pub spin: Duration,
-    /// Processor to stay on.
-    pub cpu: Option<u16>,
+    /// Processors to stay on, by worker; none given: left to the scheduler.
+    pub cpus: Vec<u16>,
 }
 
 /// One shared interface.

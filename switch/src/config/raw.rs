@@ -62,15 +62,24 @@ impl Default for RawMemory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawWorker {
+    pub(super) count: u32,
     pub(super) busy_poll: bool,
     pub(super) spin_us: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cpu: Option<u16>,
+    pub(super) cpu: Option<Cpus>,
+}
+
+/// Processors of the workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number, or a list of numbers")]
+pub(super) enum Cpus {
+    One(u16),
+    Each(Vec<u16>),
 }
 
 impl Default for RawWorker {
     fn default() -> Self {
-        Self { busy_poll: false, spin_us: 50, cpu: None }
+        Self { count: 1, busy_poll: false, spin_us: 50, cpu: None }
     }
 }
 

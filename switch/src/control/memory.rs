@@ -61,18 +61,20 @@ pub enum MemoryError {
 /// How large a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// Queue pairs: one for each worker.
+    pub pairs: u16,
     /// Cells of each ring.
     pub ring_capacity: u32,
-    /// Slots that it sends from.
+    /// Slots that it sends from, on each pair.
     pub transmit_slots: u32,
-    /// Slots that it receives into; 0 in mode `shared`.
+    /// Slots that it receives into, on each pair; 0 in mode `shared`.
     pub receive_slots: u32,
 }
 
 impl Shape {
     /// What a client gets that asks for this much: a wish is cut to the quota and to what fits.
     #[must_use]
-    pub fn grant(wish: &Attach, quota: &Quota, mode: Sharing) -> Self {
+    pub fn grant(wish: &Attach, quota: &Quota, mode: Sharing, pairs: u16) -> Self {
         let or_default = |wish: u32, default| if wish == 0 { default } else { wish };
         let most = or_default(wish.ring_capacity, DEFAULT_CAPACITY).min(quota.ring_capacity);
         // The largest power of two that is not more.
@@ -83,21 +85,33 @@ impl Shape {
             Sharing::Isolated => slots(wish.receive_slots),
             Sharing::Shared => 0,
         };
-        Self { ring_capacity, transmit_slots: slots(wish.transmit_slots), receive_slots }
+        Self { pairs, ring_capacity, transmit_slots: slots(wish.transmit_slots), receive_slots }
     }
 
     /// Slots that it costs its user: isolated sessions have whole segments.
     #[must_use]
     pub const fn cost(&self) -> u32 {
         if self.receive_slots == 0 {
-            return self.transmit_slots;
+            return self.transmit();
         }
-        self.transmit_slots.next_multiple_of(SEGMENT_SLOTS)
-            + self.receive_slots.next_multiple_of(SEGMENT_SLOTS)
+        self.transmit().next_multiple_of(SEGMENT_SLOTS)
+            + self.receive().next_multiple_of(SEGMENT_SLOTS)
+    }
+
+    /// Slots that it sends from, in all.
+    #[must_use]
+    pub const fn transmit(&self) -> u32 {
+        self.transmit_slots * self.pairs as u32
+    }
+
+    /// Slots that it receives into, in all.
+    #[must_use]
+    pub const fn receive(&self) -> u32 {
+        self.receive_slots * self.pairs as u32
     }
 }
 
-/// The worker's part of a session's memory.
+/// One worker's part of a session's memory.
 #[derive(Debug)]
 pub struct WorkerShare {
     /// Rings.
@@ -187,13 +201,13 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Reserves the arena and makes the pool of the ports.
+    /// Reserves the arena and makes the pools of the ports, one for each of `workers` workers.
     ///
     /// # Errors
     /// [`MemoryError`]
-    pub fn new(config: &config::Memory) -> Result<(Self, Pool), MemoryError> {
+    pub fn new(config: &config::Memory, workers: usize) -> Result<(Self, Vec<Pool>), MemoryError> {
         let arena = Arena::reserve(config.arena_slots, config.slot_size)?;
-        Self::in_arena(arena, config)
+        Self::in_arena(arena, config, workers)
     }
 
     /// The same with a segment before the ports' slots that no client ever maps, for what the kernel
@@ -202,20 +216,33 @@ impl Memory {
     ///
     /// # Errors
     /// [`MemoryError`]
-    pub fn with_objects(config: &config::Memory) -> Result<((Self, Pool), SlotRange), MemoryError> {
+    pub fn with_objects(
+        config: &config::Memory,
+        workers: usize,
+    ) -> Result<((Self, Vec<Pool>), SlotRange), MemoryError> {
         let arena = Arena::reserve(config.arena_slots, config.slot_size)?;
         let objects = arena.add_segment("usnet-objects", Writer::Daemon, SEGMENT_SLOTS, true)?;
-        Ok((Self::in_arena(arena, config)?, SlotRange::whole(objects)))
+        Ok((Self::in_arena(arena, config, workers)?, SlotRange::whole(objects)))
     }
 
-    fn in_arena(arena: Arc<Arena>, config: &config::Memory) -> Result<(Self, Pool), MemoryError> {
+    fn in_arena(
+        arena: Arc<Arena>,
+        config: &config::Memory,
+        workers: usize,
+    ) -> Result<(Self, Vec<Pool>), MemoryError> {
         let (slots, huge) = (config.port_slots, config.huge_pages);
-        let range =
+        let mut rest =
             SlotRange::whole(arena.add_segment("usnet-port", Writer::Daemon, slots, huge)?);
-        let port = Arc::clone(range.segment());
-        let pool = Pool::new(range)?;
+        let port = Arc::clone(rest.segment());
+        let mut pools = Vec::with_capacity(workers);
+        for left in (1..=workers).rev() {
+            let share = rest.count() / u32::try_from(left).unwrap_or(u32::MAX);
+            if let Some(range) = rest.split(share) {
+                pools.push(Pool::new(range)?);
+            }
+        }
         let groups = Vec::new();
-        Ok((Self { arena, port, groups, group_slots: config.group_slots, huge }, pool))
+        Ok((Self { arena, port, groups, group_slots: config.group_slots, huge }, pools))
     }
 
     /// The segment of the ports' slots.
@@ -230,7 +257,8 @@ impl Memory {
         self.arena.slot_size()
     }
 
-    /// Makes all that a session needs. `group` names its trust group, in mode `shared`.
+    /// Makes all that a session needs: a part for each worker, in order, and the client's. `group` names
+    /// its trust group, in mode `shared`.
     ///
     /// # Errors
     /// [`MemoryError`], and nothing is left of the attempt.
@@ -238,24 +266,30 @@ impl Memory {
         &mut self,
         shape: Shape,
         group: Option<&str>,
-    ) -> Result<(WorkerShare, ClientShare), MemoryError> {
+    ) -> Result<(Vec<WorkerShare>, ClientShare), MemoryError> {
         let capacity = shape.ring_capacity;
         let slot_size = self.slot_size().bytes();
-        let (inbound, inbound_fd) = Region::create(Writer::Daemon, 1, capacity, slot_size)?;
-        let (outbound, outbound_fd) = Region::create(Writer::Client, 1, capacity, slot_size)?;
-        let queues = DaemonQueues::new(&inbound, &outbound, capacity, 0)
-            .ok_or(MemoryError::Layout(capacity))?;
+        let pairs = u32::from(shape.pairs);
+        let (inbound, inbound_fd) = Region::create(Writer::Daemon, pairs, capacity, slot_size)?;
+        let (outbound, outbound_fd) = Region::create(Writer::Client, pairs, capacity, slot_size)?;
         let (kick, client_kick) = kick()?;
         let (wake, client_wake) = wake_socket()?;
+        let layout = || MemoryError::Layout(capacity);
+        let mut parts = Vec::with_capacity(usize::from(shape.pairs));
+        for pair in 0..pairs {
+            let queues =
+                DaemonQueues::new(&inbound, &outbound, capacity, pair).ok_or_else(layout)?;
+            parts.push((queues, copy(&kick)?, copy(&wake)?));
+        }
         // Last, since what was taken from a group would have to be given back.
-        let (transmit, receive, group) = match group {
+        let (mut transmit, mut receive, group) = match group {
             None => {
-                let transmit = self.own("usnet-transmit", Writer::Client, shape.transmit_slots)?;
-                let receive = self.own("usnet-receive", Writer::Daemon, shape.receive_slots)?;
+                let transmit = self.own("usnet-transmit", Writer::Client, shape.transmit())?;
+                let receive = self.own("usnet-receive", Writer::Daemon, shape.receive())?;
                 (transmit, Some(receive), None)
             }
             Some(name) => {
-                let (id, range) = self.take_from_group(name, shape.transmit_slots)?;
+                let (id, range) = self.take_from_group(name, shape.transmit())?;
                 (range, None, Some(id))
             }
         };
@@ -278,7 +312,13 @@ impl Memory {
             outbound_size: outbound.size() as u64,
             segments: list.segments,
         };
-        Ok((WorkerShare { queues, transmit, receive, group, kick, wake }, client))
+        let part = |(queues, kick, wake)| {
+            let own = receive.as_mut().map(|all| all.split(shape.receive_slots).ok_or_else(layout));
+            let transmit = transmit.split(shape.transmit_slots).ok_or_else(layout)?;
+            Ok(WorkerShare { queues, transmit, receive: own.transpose()?, group, kick, wake })
+        };
+        let shares = parts.into_iter().map(part).collect::<Result<_, MemoryError>>()?;
+        Ok((shares, client))
     }
 
     /// The first `slots` slots of a new segment; what the segment has beyond them stays unused.
@@ -382,8 +422,12 @@ fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> MemoryError {
 fn kick() -> Result<(OwnedFd, OwnedFd), MemoryError> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let kick = rustix::event::eventfd(0, flags).map_err(system("make an eventfd"))?;
-    let copy = rustix::io::fcntl_dupfd_cloexec(&kick, 0).map_err(system("copy an eventfd"))?;
-    Ok((kick, copy))
+    let client = copy(&kick)?;
+    Ok((kick, client))
+}
+
+fn copy(descriptor: &OwnedFd) -> Result<OwnedFd, MemoryError> {
+    rustix::io::fcntl_dupfd_cloexec(descriptor, 0).map_err(system("copy a descriptor"))
 }
 
 /// The daemon's and the client's end of the wake socket.

@@ -110,21 +110,43 @@ impl Drop for Kept {
     }
 }
 
+/// One worker's part of an interface.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) wire: Box<dyn Port>,
+    pub(super) host: Option<Box<dyn Port>>,
+}
+
+impl Queue {
+    /// The parts of all workers: each has its own port to the network, and one to the host if there
+    /// is any.
+    pub(super) fn pair<W: Port + 'static>(
+        wires: Vec<W>,
+        hosts: Option<Vec<Box<dyn Port>>>,
+    ) -> Vec<Self> {
+        let mut hosts = hosts.map(Vec::into_iter);
+        let part =
+            |wire| Self { wire: Box::new(wire), host: hosts.as_mut().and_then(Iterator::next) };
+        wires.into_iter().map(part).collect()
+    }
+}
+
 /// An interface that is ready for the switch.
 #[derive(Debug)]
 pub struct Opened {
-    /// For [`Switch::add_interface`](crate::switch::Switch::add_interface).
-    pub spec: InterfaceSpec,
+    /// By worker, for [`Switch::add_interface`](crate::switch::Switch::add_interface).
+    pub specs: Vec<InterfaceSpec>,
     /// Its addresses with their networks.
     pub addresses: Vec<Network>,
     /// To be kept as long as the switch uses it, and dropped after.
     pub kept: Kept,
 }
 
-/// Ends of wires that interfaces have not taken yet, by the wire's name.
+/// Ends of wires that interfaces have not taken yet, by the wire's name. Each end is one wire's for each
+/// worker: what a worker sends arrives at the same worker.
 #[derive(Debug, Default)]
 pub struct Wires {
-    ends: HashMap<String, Vec<Wire>>,
+    ends: HashMap<String, Vec<Vec<Wire>>>,
 }
 
 /// Largest IP packet of a wire that says nothing else.
@@ -139,7 +161,7 @@ impl Wires {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new(interfaces: &[Interface]) -> Result<Self, OpenError> {
+    pub fn new(interfaces: &[Interface], workers: usize) -> Result<Self, OpenError> {
         let mut wires = Self::default();
         for interface in interfaces.iter().filter(|i| i.port == Backend::Wire) {
             let name = Self::name(interface);
@@ -151,9 +173,13 @@ impl Wires {
                 // At the other end of a wire of one there is nobody to take frames out again.
                 let drop = if ends == 1 { 1_000_000 } else { 0 };
                 let faults = Faults { drop, ..Faults::default() };
-                let made = Wire::ends(&WireSpec { ends, mtu, faults, ..WireSpec::default() });
-                let made = made.map_err(|e| port_error(interface, "a wire", e))?;
-                wires.ends.insert(name.to_owned(), made);
+                let spec = WireSpec { ends, mtu, faults, ..WireSpec::default() };
+                let mut bundles: Vec<Vec<Wire>> = (0..ends).map(|_| Vec::new()).collect();
+                for _ in 0..workers {
+                    let made = Wire::ends(&spec).map_err(|e| port_error(interface, "a wire", e))?;
+                    bundles.iter_mut().zip(made).for_each(|(bundle, end)| bundle.push(end));
+                }
+                wires.ends.insert(name.to_owned(), bundles);
             }
         }
         Ok(wires)
@@ -163,7 +189,7 @@ impl Wires {
         interface.network.as_deref().unwrap_or(&interface.name)
     }
 
-    fn take(&mut self, interface: &Interface) -> Option<Wire> {
+    fn take(&mut self, interface: &Interface) -> Option<Vec<Wire>> {
         self.ends.get_mut(Self::name(interface))?.pop()
     }
 }
@@ -183,14 +209,19 @@ fn port_error(interface: &Interface, what: &'static str, source: io::Error) -> O
     OpenError::Port { name: interface.name.clone(), what, hint, source }
 }
 
-/// Opens an interface.
+/// Opens an interface for `workers` workers, at least one.
 ///
 /// # Errors
 /// [`OpenError`]; what was changed by then is put back.
-pub fn open(interface: &Interface, wires: &mut Wires, cards: &Cards) -> Result<Opened, OpenError> {
+pub fn open(
+    interface: &Interface,
+    workers: usize,
+    wires: &mut Wires,
+    cards: &Cards,
+) -> Result<Opened, OpenError> {
     match interface.port {
-        Backend::AfPacket => open_af_packet(interface),
-        Backend::Tap => open_tap(interface),
+        Backend::AfPacket => open_af_packet(interface, workers),
+        Backend::Tap => open_tap(interface, workers),
         Backend::Wire => open_wire(interface, wires),
         Backend::Netmap => {
             let (_, link, _, addresses) = shared_link(interface)?;
@@ -200,29 +231,34 @@ pub fn open(interface: &Interface, wires: &mut Wires, cards: &Cards) -> Result<O
 }
 
 fn open_wire(interface: &Interface, wires: &mut Wires) -> Result<Opened, OpenError> {
-    let Some(mut wire) = wires.take(interface) else {
+    let Some(mut bundle) = wires.take(interface) else {
         return Err(OpenError::Unsuitable {
             name: interface.name.clone(),
             problem: "is no end of a wire that was made",
         });
     };
-    let mac = interface.mac.unwrap_or(wire.info().mac);
-    wire.set_mac(mac);
-    let mtu = wire.info().mtu;
-    Ok(opened(interface, mac, mtu, interface.addresses.clone(), Box::new(wire), None, &[]))
+    let first = bundle.first().map(Port::info);
+    let mac = interface.mac.or(first.map(|info| info.mac)).unwrap_or(Mac([0; 6]));
+    let mtu = first.map_or(WIRE_MTU, |info| info.mtu);
+    bundle.iter_mut().for_each(|wire| wire.set_mac(mac));
+    let queues = Queue::pair(bundle, None);
+    Ok(opened(interface, mac, mtu, interface.addresses.clone(), queues, &[]))
 }
 
-fn open_tap(interface: &Interface) -> Result<Opened, OpenError> {
+fn open_tap(interface: &Interface, workers: usize) -> Result<Opened, OpenError> {
     // The kernel is at the other end of this wire, so the two ends need addresses of their own.
     let mac = interface.mac.unwrap_or(Mac([2, 0x75, 0x73, 0x6e, 0x65, 0x74]));
     let mtu = interface.mtu.unwrap_or(WIRE_MTU);
     let [a, b, c, d, e, f] = mac.0;
     let kernel_mac = Mac([a, b, c, d, e, f ^ 1]);
     let spec = TapSpec { name: interface.name.clone(), mac: kernel_mac, mtu, vnet_header: true };
-    let tap = Tap::open(&spec).map_err(|e| port_error(interface, "a TAP device", e))?;
+    let taps =
+        Tap::open_queues(&spec, workers).map_err(|e| port_error(interface, "a TAP device", e))?;
     let mut netlink = Netlink::open().map_err(net_error(interface))?;
-    netlink.set_up(tap.name()).map_err(net_error(interface))?;
-    Ok(opened(interface, mac, mtu, interface.addresses.clone(), Box::new(tap), None, &[]))
+    let name = taps.first().map_or(spec.name.as_str(), Tap::name);
+    netlink.set_up(name).map_err(net_error(interface))?;
+    let queues = Queue::pair(taps, None);
+    Ok(opened(interface, mac, mtu, interface.addresses.clone(), queues, &[]))
 }
 
 pub(super) fn opened(
@@ -230,19 +266,21 @@ pub(super) fn opened(
     mac: Mac,
     mtu: u16,
     addresses: Vec<Network>,
-    wire: Box<dyn Port>,
-    host: Option<Box<dyn Port>>,
+    queues: Vec<Queue>,
     kernel_hears: &[Pass],
 ) -> Opened {
-    tracing::info!(
-        interface = interface.name,
-        %mac,
-        mtu,
-        wire = wire.info().backend,
-        host = host.as_ref().map_or("none", |h| h.info().backend),
-        "interface opened"
-    );
-    let spec = InterfaceSpec {
+    if let Some(Queue { wire, host }) = queues.first() {
+        tracing::info!(
+            interface = interface.name,
+            %mac,
+            mtu,
+            queues = queues.len(),
+            wire = wire.info().backend,
+            host = host.as_ref().map_or("none", |h| h.info().backend),
+            "interface opened"
+        );
+    }
+    let spec = |Queue { wire, host }| InterfaceSpec {
         mac,
         mtu,
         addresses: addresses.iter().map(|network| network.address()).collect(),
@@ -250,10 +288,11 @@ pub(super) fn opened(
         host,
         kernel_hears: kernel_hears.to_vec(),
     };
-    Opened { spec, addresses, kept: Kept::default() }
+    let specs = queues.into_iter().map(spec).collect();
+    Opened { specs, addresses, kept: Kept::default() }
 }
 
-fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
+fn open_af_packet(interface: &Interface, workers: usize) -> Result<Opened, OpenError> {
     let name = interface.name.as_str();
     let (mut netlink, link, mtu, addresses) = shared_link(interface)?;
     let mut kept = Kept::default();
@@ -262,19 +301,20 @@ fn open_af_packet(interface: &Interface) -> Result<Opened, OpenError> {
         .map_err(net_error(interface))?;
     let host = match interface.host {
         HostEndpoint::None => None,
-        _ => Some(open_host(&mut kept, &mut netlink, interface, &link, mtu)?),
+        _ => Some(open_host(&mut kept, &mut netlink, interface, &link, workers)?),
     };
     let ring = match interface.ring {
         Ring::V2 => RingVersion::V2,
         Ring::V3 => RingVersion::V3,
     };
-    let wire = open_socket(interface, &link, mtu, ring)?;
+    let wires = open_sockets(interface, &link, ring, workers)?;
     // Last: from here on the kernel depends on the switch.
     if host.is_some() {
         kept.guard = Some(Guard::install(name, &Pass::ALL).map_err(net_error(interface))?);
     }
     let passes: &[Pass] = if host.is_some() { &Pass::ALL } else { &[] };
-    let opened = opened(interface, link.mac, mtu, addresses, Box::new(wire), host, passes);
+    let queues = Queue::pair(wires, host);
+    let opened = opened(interface, link.mac, mtu, addresses, queues, passes);
     Ok(Opened { kept, ..opened })
 }
 
@@ -300,23 +340,27 @@ fn shared_link(interface: &Interface) -> Result<(Netlink, Link, u16, Vec<Network
     Ok((netlink, link, mtu, addresses))
 }
 
-fn open_socket(
+fn open_sockets(
     interface: &Interface,
     link: &Link,
-    mtu: u16,
     ring: RingVersion,
-) -> Result<AfPacket, OpenError> {
+    workers: usize,
+) -> Result<Vec<AfPacket>, OpenError> {
     let spec = AfPacketSpec {
         name: link.name.clone(),
         index: link.index,
         mac: link.mac,
-        mtu,
+        mtu: link_mtu(link),
         ring,
         frames: RING_FRAMES,
         promiscuous: false,
         bypass_qdisc: false,
     };
-    AfPacket::open(&spec).map_err(|e| port_error(interface, "a packet socket", e))
+    AfPacket::open_group(&spec, workers).map_err(|e| port_error(interface, "a packet socket", e))
+}
+
+fn link_mtu(link: &Link) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(u16::MAX)
 }
 
 fn link_addresses(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Network>, OpenError> {
@@ -342,14 +386,15 @@ fn open_host(
     netlink: &mut Netlink,
     interface: &Interface,
     link: &Link,
-    mtu: u16,
-) -> Result<Box<dyn Port>, OpenError> {
+    workers: usize,
+) -> Result<Vec<Box<dyn Port>>, OpenError> {
+    let mtu = link_mtu(link);
     let name: String = format!("u-{}", interface.name).chars().take(15).collect();
     let spec = TapSpec { name: name.clone(), mac: link.mac, mtu, vnet_header: true };
-    let tap = match interface.host {
+    let taps = match interface.host {
         HostEndpoint::Veth => None,
-        wish => match Tap::open(&spec) {
-            Ok(tap) => Some(tap),
+        wish => match Tap::open_queues(&spec, workers) {
+            Ok(taps) => Some(taps),
             Err(error) if wish == HostEndpoint::Auto => {
                 tracing::info!(%error, "no TAP device can be had; a veth pair serves the host");
                 None
@@ -357,11 +402,15 @@ fn open_host(
             Err(error) => return Err(port_error(interface, "a TAP device", error)),
         },
     };
-    if let Some(tap) = tap {
+    if let Some(taps) = taps {
         set_up_host(netlink, interface, &name)?;
-        return Ok(Box::new(tap));
+        return Ok(boxed(taps));
     }
-    open_host_veth(kept, netlink, interface, link.mac, mtu, &name)
+    open_host_veth(kept, netlink, interface, link, &name, workers)
+}
+
+fn boxed<P: Port + 'static>(ports: Vec<P>) -> Vec<Box<dyn Port>> {
+    ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect()
 }
 
 /// A veth pair: the kernel's end here, ours in a namespace that only its socket keeps. So the pair
@@ -370,10 +419,11 @@ fn open_host_veth(
     kept: &mut Kept,
     netlink: &mut Netlink,
     interface: &Interface,
-    mac: Mac,
-    mtu: u16,
+    link: &Link,
     name: &str,
-) -> Result<Box<dyn Port>, OpenError> {
+    workers: usize,
+) -> Result<Vec<Box<dyn Port>>, OpenError> {
+    let mtu = link_mtu(link);
     let inner: String = format!("v-{}", interface.name).chars().take(15).collect();
     // Without CAP_SYS_ADMIN there is no such namespace, and our end lies beside the kernel's.
     let namespace = Namespace::create().ok();
@@ -382,7 +432,7 @@ fn open_host_veth(
         .map_err(net_error(interface))?;
     let own = Netlink::open().map_err(net_error(interface))?;
     kept.veth = Some((own, name.to_owned()));
-    netlink.set_mac(name, mac).map_err(net_error(interface))?;
+    netlink.set_mac(name, link.mac).map_err(net_error(interface))?;
     netlink.set_mtu(name, mtu.into()).map_err(net_error(interface))?;
     set_up_host(netlink, interface, name)?;
     let open_inner = || {
@@ -391,13 +441,13 @@ fn open_host_veth(
         let _ = Setting::Ipv6Disable.change(&inner, 1).map(Changed::keep);
         netlink.set_up(&inner).map_err(net_error(interface))?;
         let link = netlink.link(&inner).map_err(net_error(interface))?;
-        open_socket(interface, &link, mtu, RingVersion::V2)
+        open_sockets(interface, &link, RingVersion::V2, workers)
     };
-    let socket = match namespace {
+    let sockets = match namespace {
         Some(namespace) => namespace.run(open_inner).map_err(net_error(interface))??,
         None => open_inner()?,
     };
-    Ok(Box::new(socket))
+    Ok(boxed(sockets))
 }
 
 /// Makes the kernel accept at the endpoint what is for its other interface, and say nothing there.

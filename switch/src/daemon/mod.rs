@@ -1,7 +1,7 @@
 //! The daemon: threads around the core.
 //!
 //! ```text
-//!   control thread  sessions, rules, policy   --commands-->  worker thread  Switch::step
+//!   control thread  sessions, rules, policy   --commands-->  worker threads  each Switch::step
 //!                                             <--events----
 //! ```
 
@@ -11,15 +11,20 @@ pub mod interface;
 pub mod netmap;
 mod signal;
 mod worker;
+mod workers;
 
 pub use event::{EventSink, EventSource, event_channel};
 pub use signal::Signals;
 pub use worker::{IdlePolicy, Worker};
+pub use workers::Workers;
 
 use crate::config::{self, Config, ConfigError, Network};
 use crate::control::memory::Memory;
 use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
 use crate::port::netmap::Kernel;
+use crate::session::InterfaceId;
+use crate::steer::EXACT_FLOWS;
+use crate::steer::book::{Book, WorkerId};
 use crate::switch::{InterfaceSpec, Switch, SwitchError};
 use core::fmt::Debug;
 use interface::{OpenError, Opened};
@@ -44,8 +49,8 @@ pub struct ReadyInterface {
     pub networks: Vec<Network>,
     /// Routers.
     pub gateways: Vec<IpAddr>,
-    /// Its ports, for the switch.
-    pub spec: InterfaceSpec,
+    /// Its ports, for the switch of each worker.
+    pub specs: Vec<InterfaceSpec>,
     /// Whatever puts the interface back as it was found when it is dropped, after the ports.
     pub restore: Box<dyn Restore>,
 }
@@ -58,7 +63,8 @@ impl<T: Debug + Send> Restore for T {}
 #[derive(Debug)]
 pub struct Prepared {
     memory: Memory,
-    pool: Pool,
+    /// By worker.
+    pools: Vec<Pool>,
     cards: Cards,
 }
 
@@ -69,8 +75,8 @@ impl Prepared {
     /// # Errors
     /// [`DaemonError::Server`]: no memory.
     pub fn new(config: &Config, netmap: Arc<dyn Kernel>) -> Result<Self, DaemonError> {
-        let (memory, pool, cards) = Cards::prepare(config, netmap).map_err(ServerError::from)?;
-        Ok(Self { memory, pool, cards })
+        let (memory, pools, cards) = Cards::prepare(config, netmap).map_err(ServerError::from)?;
+        Ok(Self { memory, pools, cards })
     }
 }
 
@@ -80,16 +86,17 @@ impl ReadyInterface {
     /// # Errors
     /// [`DaemonError::Open`]; those that were open by then are put back.
     pub fn open_all(config: &Config, prepared: &mut Prepared) -> Result<Vec<Self>, DaemonError> {
-        let mut wires = interface::Wires::new(&config.interfaces)?;
+        let mut wires = interface::Wires::new(&config.interfaces, config.worker.count)?;
         let Prepared { cards, .. } = prepared;
         let open = |configured: &config::Interface| {
-            let Opened { spec, addresses, kept } = interface::open(configured, &mut wires, cards)?;
+            let Opened { specs, addresses, kept } =
+                interface::open(configured, config.worker.count, &mut wires, cards)?;
             let gateways = match configured.gateways.as_slice() {
                 [] => gateway::default_gateways(&configured.name),
                 given => given.to_vec(),
             };
             let name = configured.name.clone();
-            Ok(Self { name, networks: addresses, gateways, spec, restore: Box::new(kept) })
+            Ok(Self { name, networks: addresses, gateways, specs, restore: Box::new(kept) })
         };
         config.interfaces.iter().map(open).collect()
     }
@@ -143,12 +150,34 @@ impl DaemonError {
     }
 }
 
-/// A running daemon: two threads. Dropping it stops them.
+/// A running daemon: the control thread and the workers. Dropping it stops them.
 #[derive(Debug)]
 pub struct Daemon {
     stop: StopHandle,
     finished: OwnedFd,
     thread: Option<JoinHandle<Result<(), ServerError>>>,
+}
+
+/// A number that nobody can guess.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Adds to each worker's switch its part of an interface; with several, they learn together.
+fn add_interface(
+    switches: &mut [Switch],
+    specs: Vec<InterfaceSpec>,
+) -> Result<Option<InterfaceId>, SwitchError> {
+    let book = (switches.len() > 1).then(|| Arc::new(Book::new(2 * EXACT_FLOWS, seed())));
+    let mut added = None;
+    for (number, (switch, spec)) in (0..).zip(switches.iter_mut().zip(specs)) {
+        let id = switch.add_interface(spec)?;
+        if let Some((book, worker)) = book.clone().zip(WorkerId::new(number)) {
+            switch.share_flows(id, book, worker)?;
+        }
+        added = Some(id);
+    }
+    Ok(added)
 }
 
 /// Rings when the control thread is over, however it ends.
@@ -174,27 +203,28 @@ impl Daemon {
             interfaces.iter().map(|i| (i.name.as_str(), i.networks.as_slice())).collect();
         config.check_addresses(&known)?;
         let start = |what| move |source| DaemonError::Start { what, source };
-        let Prepared { memory, pool, cards: _ } = prepared;
-        let mut switch = Switch::new(pool, RandomState::new().build_hasher().finish());
+        let Prepared { memory, pools, cards: _ } = prepared;
+        let mut switches: Vec<Switch> = pools.into_iter().map(|p| Switch::new(p, seed())).collect();
         let mut restore = Vec::with_capacity(interfaces.len());
         let mut shared = Vec::with_capacity(interfaces.len());
         for interface in interfaces {
-            let ReadyInterface { name, networks, gateways, spec, restore: undo } = interface;
+            let ReadyInterface { name, networks, gateways, specs, restore: undo } = interface;
             restore.push(undo);
-            let (mac, mtu) = (spec.mac, spec.mtu);
-            let id = switch
-                .add_interface(spec)
-                .map_err(|source| DaemonError::Interface { name: name.clone(), source })?;
-            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
+            let refused = |source| DaemonError::Interface { name: name.clone(), source };
+            let Some((mac, mtu)) = specs.first().map(|spec| (spec.mac, spec.mtu)) else { continue };
+            if let Some(id) = add_interface(&mut switches, specs).map_err(refused)? {
+                shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
+            }
         }
-        let idle = IdlePolicy {
-            spin: (!config.worker.busy_poll).then_some(config.worker.spin),
-            cpu: config.worker.cpu.map(usize::from),
+        let settings = &config.worker;
+        let idle = |number: usize| IdlePolicy {
+            spin: (!settings.busy_poll).then_some(settings.spin),
+            cpu: settings.cpus.get(number).copied().map(usize::from),
         };
-        let (sink, source) = event_channel().map_err(start("the event channel"))?;
-        let worker = Worker::start(switch, idle, sink).map_err(start("the worker thread"))?;
+        let each = switches.into_iter().enumerate().map(|(number, s)| (s, idle(number)));
+        let workers = Workers::start(each).map_err(start("the worker threads"))?;
         let stop = StopHandle::new().map_err(start("the control thread"))?;
-        let server = Server::new(config, shared, worker, source, memory, stop.clone())?;
+        let server = Server::new(config, shared, workers, memory, stop.clone())?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let finished = rustix::event::eventfd(0, flags)
             .map_err(io::Error::from)

@@ -11,7 +11,7 @@
 //! - Offloads are off while the port is open: netmap passes frames as they lie, and the host rings
 //!   refuse what a card would still have to finish.
 
-use super::interface::{Kept, OpenError, Opened, net_error, opened};
+use super::interface::{Kept, OpenError, Opened, Queue, net_error, opened};
 use crate::config::{Backend, Config, HostEndpoint, Interface};
 use crate::control::memory::{Memory, MemoryError};
 use crate::net::Link;
@@ -44,16 +44,17 @@ impl Cards {
     pub(super) fn prepare(
         config: &Config,
         kernel: Arc<dyn Kernel>,
-    ) -> Result<(Memory, Pool, Self), MemoryError> {
+    ) -> Result<(Memory, Vec<Pool>, Self), MemoryError> {
+        let workers = config.worker.count;
         let cards: Vec<&Interface> =
             config.interfaces.iter().filter(|i| i.port == Backend::Netmap).collect();
         if cards.is_empty() {
-            let (memory, pool) = Memory::new(&config.memory)?;
-            return Ok((memory, pool, Self { kernel, bank: None }));
+            let (memory, pools) = Memory::new(&config.memory, workers)?;
+            return Ok((memory, pools, Self { kernel, bank: None }));
         }
-        let ((memory, mut pool), objects) = Memory::with_objects(&config.memory)?;
+        let ((memory, mut pools), objects) = Memory::with_objects(&config.memory, workers)?;
         let bank = ring_buffers(kernel.as_ref(), &cards).and_then(|buffers| {
-            Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pool, buffers)
+            Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pools, buffers)
         });
         let bank = match bank {
             Ok(bank) => Some(bank),
@@ -64,7 +65,7 @@ impl Cards {
                 None
             }
         };
-        Ok((memory, pool, Self { kernel, bank }))
+        Ok((memory, pools, Self { kernel, bank }))
     }
 
     /// Opens one port.
@@ -110,8 +111,9 @@ impl Cards {
         let exchange = if swaps { "swapped" } else { "copied" };
         tracing::info!(interface = name, buffers = exchange, ?rings, "netmap port open");
         let mtu = wire.info().mtu;
-        let host = host.map(|host| Box::new(host) as Box<dyn Port>);
-        let opened = opened(interface, link.mac, mtu, addresses, Box::new(wire), host, &[]);
+        let host = host.map(|host| vec![Box::new(host) as Box<dyn Port>]);
+        let queues = Queue::pair(vec![wire], host);
+        let opened = opened(interface, link.mac, mtu, addresses, queues, &[]);
         Ok(Opened { kept, ..opened })
     }
 }

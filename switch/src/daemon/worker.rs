@@ -74,11 +74,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread.
+    /// Starts the thread of worker `number`.
     ///
     /// # Errors
     /// No descriptors, or no thread.
-    pub fn start(switch: Switch, idle: IdlePolicy, events: EventSink) -> io::Result<Self> {
+    pub fn start(
+        switch: Switch,
+        idle: IdlePolicy,
+        events: EventSink,
+        number: usize,
+    ) -> io::Result<Self> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let bell = Arc::new(bell);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -97,7 +102,9 @@ impl Worker {
             events,
             started: Instant::now(),
         };
-        let thread = std::thread::Builder::new().name("usnetd-worker".into());
+        let name =
+            if number == 0 { "usnetd-worker".into() } else { format!("usnetd-wrk-{number}") };
+        let thread = std::thread::Builder::new().name(name);
         let thread = Some(thread.spawn(move || state.run())?);
         Ok(Self { commands, bell, thread })
     }
@@ -146,10 +153,11 @@ impl Worker {
         self.ask(|answer| Command::Listen(listen, answer)).unwrap_or(Err(SwitchError::Stopped))
     }
 
-    /// All counters; `None` if the worker is gone.
-    #[must_use]
-    pub fn snapshot(&self) -> Option<Snapshot> {
-        self.ask(Command::Snapshot)
+    /// Asks for all counters; no answer comes if the worker is gone.
+    pub(super) fn ask_snapshot(&self) -> Receiver<Snapshot> {
+        let (answer, wait) = channel();
+        self.send(Command::Snapshot(answer));
+        wait
     }
 
     /// Ends all sessions, closes all ports and waits for the thread.

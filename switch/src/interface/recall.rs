@@ -2,7 +2,7 @@
 
 use super::Interface;
 use super::recent::{Decision, Key, Way};
-use crate::steer::FlowIndex;
+use crate::steer::{FlowIndex, Source};
 use crate::time::Time;
 
 /// What a decision rests on beside the frame's head.
@@ -16,8 +16,12 @@ pub(super) enum Basis {
 }
 
 impl Basis {
-    pub(super) fn flow(flow: Option<FlowIndex>) -> Self {
-        flow.map_or(Self::Rules, Self::Flow)
+    pub(super) fn of(source: Source) -> Self {
+        match source {
+            Source::Rules => Self::Rules,
+            Source::Flow(flow) => Self::Flow(flow),
+            Source::Book => Self::Moment,
+        }
     }
 
     /// What a decision rests on that follows from two.

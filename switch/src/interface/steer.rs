@@ -64,12 +64,12 @@ impl Interface {
         if frame.destination.is_group() || is_group_address(frame.flow.destination) {
             return (Steered::Group, Basis::Rules);
         }
-        let (receiver, flow) = self.table.lookup_flow(&frame.flow, now);
+        let (receiver, source) = self.table.lookup_flow(&frame.flow, now);
         let steered = match receiver {
             Some(receiver) => Steered::To(receiver),
             None => Steered::Drop(DropReason::NoReceiver),
         };
-        (steered, Basis::flow(flow))
+        (steered, Basis::of(source))
     }
 
     #[inline]

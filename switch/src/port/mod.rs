@@ -22,6 +22,7 @@ pub mod wire;
 use crate::classify::Mac;
 use crate::time::Time;
 use core::fmt::Debug;
+use core::ops::AddAssign;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io;
@@ -139,6 +140,29 @@ pub struct PortCounters {
     pub transmit_errors: u64,
     /// Frames received with no free slot to put them in.
     pub no_slot: u64,
+}
+
+impl AddAssign for PortCounters {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            received,
+            received_bytes,
+            transmitted,
+            transmitted_bytes,
+            missed,
+            receive_errors,
+            transmit_errors,
+            no_slot,
+        } = other;
+        self.received += received;
+        self.received_bytes += received_bytes;
+        self.transmitted += transmitted;
+        self.transmitted_bytes += transmitted_bytes;
+        self.missed += missed;
+        self.receive_errors += receive_errors;
+        self.transmit_errors += transmit_errors;
+        self.no_slot += no_slot;
+    }
 }
 
 /// A network port. An error of either verb means that the port is gone.

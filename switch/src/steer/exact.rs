@@ -158,8 +158,8 @@ impl ExactTable {
     }
 
     /// Enters a flow. A `learned` one ages; an old idle one makes room for it. Entering what the
-    /// same receiver has already only marks it as used. Returns the receiver whose learned flow was
-    /// given up.
+    /// same receiver has already only marks it as used. Returns the learned flow that was given up,
+    /// and whose it was.
     ///
     /// # Errors
     /// [`Refusal`], and the table is as before.
@@ -169,7 +169,7 @@ impl ExactTable {
         receiver: Receiver,
         learned: bool,
         now: Time,
-    ) -> Result<Option<Receiver>, Refusal> {
+    ) -> Result<Option<(Flow, Receiver)>, Refusal> {
         if let Some(present) = self.get(&flow, now) {
             if present != receiver {
                 return Err(Refusal::Taken(present));
@@ -209,8 +209,7 @@ impl ExactTable {
         let place =
             self.buckets.get_mut(bucket).and_then(|b| b.get_mut(way)).ok_or(Refusal::Full)?;
         self.changes += 1;
-        let given_up = place.replace(entry).and_then(|e| e.receiver.receiver());
-        Ok(given_up)
+        Ok(place.replace(entry).and_then(|e| Some((e.flow, e.receiver.receiver()?))))
     }
 
     /// A flow that was learned does not age any more.

@@ -12,9 +12,11 @@
 //!
 //! [generation]: Table::generation
 
+pub mod book;
 mod exact;
 mod fragment;
 mod ports;
+mod shared;
 
 pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, IDLE, Refusal};
@@ -23,7 +25,11 @@ pub use fragment::{DatagramKey, FragmentTable};
 use crate::classify::{Address, Flow, Fragment, IpPacket, Protocol};
 use crate::time::Time;
 use crate::verdict::Receiver;
+use book::{Book, WorkerId};
 use ports::PortMap;
+use shared::Shared;
+use std::sync::Arc;
+use usnet_shmring::ledger::SessionId;
 
 /// Learned and exact flows of one interface.
 pub const EXACT_FLOWS: usize = 16_384;
@@ -85,6 +91,19 @@ pub struct Table {
     default: Option<Receiver>,
     /// Grows with every change of a rule, from 1.
     changes: u64,
+    /// What the other workers of the interface learn, if there are any.
+    shared: Option<Shared>,
+}
+
+/// What an answer rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The rules.
+    Rules,
+    /// An exact flow.
+    Flow(FlowIndex),
+    /// A flow that another worker has learned, and for which there is no room here.
+    Book,
 }
 
 impl Table {
@@ -97,6 +116,28 @@ impl Table {
             fragments: FragmentTable::new(seed ^ 0x9e37_79b9_7f4a_7c15),
             default,
             changes: 1,
+            shared: None,
+        }
+    }
+
+    /// Learns together with the other workers of the interface from now on.
+    pub fn share(&mut self, book: Arc<Book>, worker: WorkerId) {
+        self.shared = Some(Shared::new(book, worker));
+    }
+
+    /// Looks what the other workers have learned: once a burst, after its frames have arrived.
+    #[inline]
+    pub(crate) fn look_around(&mut self) {
+        if let Some(shared) = &mut self.shared {
+            shared.look();
+        }
+    }
+
+    /// What others have learned for this session is for it here, too, until it is
+    /// [forgotten](Self::forget).
+    pub(crate) fn admit(&mut self, session: SessionId) {
+        if let Some(shared) = &mut self.shared {
+            shared.admit(session, true);
         }
     }
 
@@ -105,7 +146,7 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.changes + self.exact.changes()
+        self.changes + self.exact.changes() + self.shared.as_ref().map_or(0, Shared::generation)
     }
 
     /// Serves an address; what no listener claims goes to `default`.
@@ -224,13 +265,47 @@ impl Table {
         to: Receiver,
         now: Time,
     ) -> Result<Option<Receiver>, Refusal> {
-        self.exact.insert(flow, to, true, now)
+        if let Some(shared) = &self.shared {
+            shared.enter(&flow, to)?;
+        }
+        let entered = self.exact.insert(flow, to, true, now);
+        if let Some(shared) = &self.shared {
+            match &entered {
+                Ok(Some((older, of))) => shared.give_up(older, *of),
+                Ok(None) => {}
+                Err(_) => shared.give_up(&flow, to),
+            }
+        }
+        Ok(entered?.map(|(_, receiver)| receiver))
     }
 
     /// Who has this exact flow, and where.
     #[inline]
     pub(crate) fn exact(&mut self, flow: &Flow, now: Time) -> Option<(Receiver, FlowIndex)> {
-        self.exact.find(flow, now)
+        match self.find_exact(flow, now)? {
+            (receiver, Some(index)) => Some((receiver, index)),
+            (_, None) => None,
+        }
+    }
+
+    /// Who has this exact flow, and where, unless there was no room for what another worker learned.
+    #[inline]
+    fn find_exact(&mut self, flow: &Flow, now: Time) -> Option<(Receiver, Option<FlowIndex>)> {
+        if let Some((receiver, index)) = self.exact.find(flow, now) {
+            return Some((receiver, Some(index)));
+        }
+        if self.shared.is_none() { None } else { self.adopt(flow, now) }
+    }
+
+    /// Takes over what another worker has learned of this flow.
+    #[inline(never)]
+    fn adopt(&mut self, flow: &Flow, now: Time) -> Option<(Receiver, Option<FlowIndex>)> {
+        let shared = self.shared.as_ref()?;
+        let receiver = shared.get(flow)?;
+        if let Ok(Some((older, of))) = self.exact.insert(*flow, receiver, true, now) {
+            shared.give_up(&older, of);
+        }
+        Some((receiver, self.exact.find(flow, now).map(|(_, index)| index)))
     }
 
     /// Marks an exact flow as used, as finding it would. To be asked only in the generation in which
@@ -252,22 +327,20 @@ impl Table {
         self.lookup_flow(flow, now).0
     }
 
-    /// As [`lookup`](Self::lookup), and the exact flow that said so, if one did.
+    /// As [`lookup`](Self::lookup), and what said so.
     #[inline]
-    pub(crate) fn lookup_flow(
-        &mut self,
-        flow: &Flow,
-        now: Time,
-    ) -> (Option<Receiver>, Option<FlowIndex>) {
-        if let Some((receiver, index)) = self.exact.find(flow, now) {
-            return (Some(receiver), Some(index));
+    pub(crate) fn lookup_flow(&mut self, flow: &Flow, now: Time) -> (Option<Receiver>, Source) {
+        if let Some((receiver, index)) = self.find_exact(flow, now) {
+            return (Some(receiver), index.map_or(Source::Book, Source::Flow));
         }
-        let Some(local) = self.local(flow.destination) else { return (self.default, None) };
+        let Some(local) = self.local(flow.destination) else {
+            return (self.default, Source::Rules);
+        };
         let listener = match flow.ports_known {
             true => local.listener(flow.protocol, flow.destination_port),
             false => None,
         };
-        (listener.or_else(|| local.default()), None)
+        (listener.or_else(|| local.default()), Source::Rules)
     }
 
     /// Who receives an IP packet that arrives: as [`lookup`](Self::lookup), and later fragments go
@@ -307,12 +380,30 @@ impl Table {
 
     /// Gives an idle learned flow of `receiver` up; as [`ExactTable::retire`].
     pub fn retire(&mut self, flow: &Flow, receiver: Receiver, now: Time) -> bool {
-        self.exact.retire(flow, receiver, now)
+        let retired = self.exact.retire(flow, receiver, now);
+        if retired && let Some(shared) = &self.shared {
+            shared.give_up(flow, receiver);
+        }
+        retired
+    }
+
+    /// Tells the other workers that a session which ends has learned these flows.
+    pub(crate) fn give_up<'a>(
+        &mut self,
+        flows: impl IntoIterator<Item = &'a Flow>,
+        session: SessionId,
+    ) {
+        if let Some(shared) = &self.shared {
+            flows.into_iter().for_each(|flow| shared.give_up(flow, Receiver::Client(session)));
+        }
     }
 
     /// Removes every rule and learned flow of a receiver.
     pub fn forget(&mut self, receiver: Receiver) {
         self.changes += 1;
+        if let (Some(shared), Receiver::Client(session)) = (&mut self.shared, receiver) {
+            shared.admit(session, false);
+        }
         for map in self.locals.iter_mut().flat_map(|l| l.ports.iter_mut().flatten()) {
             map.forget(receiver);
         }

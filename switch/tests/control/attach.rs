@@ -78,12 +78,12 @@ fn what_is_not_there_is_refused_in_words() {
     let (code, words) = refused(&|w| w.version = 99);
     assert_eq!(
         (code, words.as_str()),
-        (RefusalCode::Version, "this daemon speaks version 1, not 99")
+        (RefusalCode::Version, "this daemon speaks version 2, not 99")
     );
     // After a refusal the same connection may try again.
     let mut peer = Peer::connect(&daemon.socket());
     let wrong = usnet_shmring::control::Message::Attach(usnet_shmring::control::Attach {
-        version: 2,
+        version: 1,
         ..wish("x")
     });
     peer.ask(&wrong).unwrap_err();

@@ -12,3 +12,4 @@ mod attach;
 mod hostile;
 mod pipe;
 mod programs;
+mod workers;

@@ -89,8 +89,9 @@ impl Peer {
         match answer {
             Message::Attached(attached) => {
                 let outbound = descriptors[1].try_clone().unwrap();
-                let (view, signals) = View::map(&attached, descriptors).unwrap();
-                Ok(Client { peer: self, attached, view, signals, outbound })
+                let (mut views, signals) = View::map(&attached, descriptors).unwrap();
+                let view = views.remove(0);
+                Ok(Client { peer: self, attached, view, others: views, signals, outbound })
             }
             Message::Refused(refused) => {
                 Err((RefusalCode::from_u32(refused.code), name_from(&refused.message)))
@@ -117,7 +118,10 @@ impl Peer {
 pub(crate) struct Client {
     pub(crate) peer: Peer,
     pub(crate) attached: Attached,
+    /// Of the first queue pair.
     pub(crate) view: View,
+    /// Of the other pairs.
+    pub(crate) others: Vec<View>,
     pub(crate) signals: Signals,
     /// The region that it writes, for those who write it by hand.
     pub(crate) outbound: OwnedFd,
@@ -128,12 +132,22 @@ impl Client {
         Peer::connect(socket).attach(&wish(name)).unwrap()
     }
 
+    /// The view of a queue pair.
+    pub(crate) fn pair(&mut self, pair: usize) -> &mut View {
+        if pair == 0 { &mut self.view } else { &mut self.others[pair - 1] }
+    }
+
     /// Sends one frame and wakes the daemon if it sleeps.
     pub(crate) fn transmit(&mut self, frame: &[u8]) {
-        let mut slot = self.view.transmitter.next().expect("a free transmit slot");
+        self.transmit_on(0, frame);
+    }
+
+    pub(crate) fn transmit_on(&mut self, pair: usize, frame: &[u8]) {
+        let view = self.pair(pair);
+        let mut slot = view.transmitter.next().expect("a free transmit slot");
         slot.as_mut_slice()[..frame.len()].copy_from_slice(frame);
         slot.send(frame.len()).unwrap();
-        if self.view.transmitter.publish() && self.view.peer.must_wake() {
+        if view.transmitter.publish() && view.peer.must_wake() {
             rustix::io::write(&self.signals.kick, &1u64.to_ne_bytes()).unwrap();
         }
     }
@@ -145,7 +159,11 @@ impl Client {
 
     /// A frame, if one is there.
     pub(crate) fn poll_frame(&mut self) -> Option<Vec<u8>> {
-        let receiver = &mut self.view.receiver;
+        self.poll_on(0)
+    }
+
+    pub(crate) fn poll_on(&mut self, pair: usize) -> Option<Vec<u8>> {
+        let receiver = &mut self.pair(pair).receiver;
         if receiver.left() == 0 {
             receiver.receive().unwrap();
         }

@@ -1,6 +1,6 @@
 //! Making a session: who, under which policy, of what, and every step back if one fails.
 
-use super::super::memory::{ClientShare, MemoryError, Shape};
+use super::super::memory::{ClientShare, MemoryError, Shape, WorkerShare};
 use super::super::registry::{Addresses, Entry, Refusal};
 use super::super::session::Input;
 use super::connection::Attachment;
@@ -84,10 +84,11 @@ impl Server {
                 let text = format!("no policy lets user {} attach to {}", peer.uid, interface.name);
                 (RefusalCode::NotPermitted, text)
             })?;
-        let shape = Shape::grant(wish, &policy.quota, policy.mode);
+        let shape = Shape::grant(wish, &policy.quota, policy.mode, self.pairs());
         let entry = entry(index, interface, (peer.uid, place), policy, &shape);
         let addresses = self.registry.enter(id, entry)?.clone();
-        let made = build(&mut self.memory, &self.worker, interface, policy, shape, id, &addresses);
+        let made =
+            build(&mut self.memory, &mut self.workers, interface, policy, shape, id, &addresses);
         if made.is_err() {
             self.registry.forget(id);
         }
@@ -118,6 +119,11 @@ impl Server {
             tracing::debug!(%error, "a client does not take its session");
             self.apply(key, Input::Lost);
         }
+    }
+
+    /// Queue pairs of every session.
+    fn pairs(&self) -> u16 {
+        u16::try_from(self.workers.count()).unwrap_or(u16::MAX)
     }
 
     fn find_interface(&self, name: &str) -> Result<usize, Rejection> {
@@ -177,27 +183,32 @@ fn entry(
 /// Makes the memory, has the worker take its part, and says what goes to the client.
 fn build(
     memory: &mut super::Memory,
-    worker: &super::Worker,
+    workers: &mut super::Workers,
     interface: &SharedInterface,
     policy: &Policy,
     shape: Shape,
     id: SessionId,
     addresses: &Addresses,
 ) -> Result<(Attached, ClientShare), Rejection> {
-    let (own, share) = memory.build(shape, policy.group.as_deref())?;
-    let spec = SessionSpec {
-        id,
-        interface: interface.id,
-        queues: own.queues,
-        transmit: own.transmit,
-        receive: own.receive,
-        group: own.group,
-        addresses: addresses.iter().collect(),
-        exclusive: addresses.own.clone(),
-        wake: Some(own.wake),
-        flow_quota: policy.quota.flows,
+    let (parts, share) = memory.build(shape, policy.group.as_deref())?;
+    let part = |own: WorkerShare| {
+        let spec = SessionSpec {
+            id,
+            interface: interface.id,
+            queues: own.queues,
+            transmit: own.transmit,
+            receive: own.receive,
+            group: own.group,
+            addresses: addresses.iter().collect(),
+            exclusive: addresses.own.clone(),
+            wake: Some(own.wake),
+            flow_quota: policy.quota.flows,
+        };
+        (spec, own.kick)
     };
-    worker.attach(spec, own.kick).map_err(|e| internal("the worker refuses the session", e))?;
+    workers
+        .attach(parts.into_iter().map(part).collect())
+        .map_err(|e| internal("a worker refuses the session", e))?;
     let mode = match policy.mode {
         Sharing::Isolated => Mode::Isolated,
         Sharing::Shared => Mode::Shared,
@@ -220,7 +231,7 @@ fn build(
         inbound_size: share.inbound_size,
         outbound_size: share.outbound_size,
         mac: interface.mac.0,
-        reserved: [0; 2],
+        pairs: shape.pairs,
         ipv4: of_family(IpAddr::is_ipv4).unwrap_or_default(),
         ipv6: of_family(IpAddr::is_ipv6).unwrap_or_default(),
         gateway4: gateway(IpAddr::is_ipv4).unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The control thread: one loop over the socket, the connections, their processes, and the worker.
+//! The control thread: one loop over the socket, the connections, their processes, and the workers.
 //!
 //! ```text
 //!   listener --accept--> Connection --message--> State::on --Action--> registry, memory, worker
@@ -22,7 +22,7 @@ use super::registry::Registry;
 use super::session::{Action, Input, State};
 use crate::classify::Mac;
 use crate::config::{Config, Network};
-use crate::daemon::{EventSource, Worker};
+use crate::daemon::Workers;
 use crate::session::InterfaceId;
 use crate::snapshot::Snapshot;
 use crate::switch::Event;
@@ -90,8 +90,8 @@ pub enum ServerError {
     /// The port's slots cannot be had.
     #[error("cannot make the daemon's memory")]
     Memory(#[from] MemoryError),
-    /// The worker thread ended by itself.
-    #[error("the worker thread has ended; this is a bug")]
+    /// A worker thread ended by itself.
+    #[error("a worker thread has ended; this is a bug")]
     WorkerGone,
 }
 
@@ -147,8 +147,7 @@ pub struct Server {
     epoll: OwnedFd,
     /// Kept for the epoll set.
     _stop: StopHandle,
-    worker: Worker,
-    events: EventSource,
+    workers: Workers,
     memory: Memory,
     registry: Registry,
     connections: BTreeMap<u64, Connection>,
@@ -169,12 +168,11 @@ impl Server {
     /// Opens the control socket.
     ///
     /// # Errors
-    /// [`ServerError`]; the worker is stopped then.
+    /// [`ServerError`]; the workers are stopped then.
     pub fn new(
         config: Config,
         interfaces: Vec<SharedInterface>,
-        worker: Worker,
-        events: EventSource,
+        workers: Workers,
         memory: Memory,
         stop: StopHandle,
     ) -> Result<Self, ServerError> {
@@ -190,9 +188,9 @@ impl Server {
         let listener = Listener::bind(&config.control)?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("wait for events"))?;
-        let watched =
-            [(listener.as_fd(), LISTENER), (stop.as_fd(), STOP), (events.as_fd(), EVENTS)];
-        for (descriptor, key) in watched {
+        let watched = [(listener.as_fd(), LISTENER), (stop.as_fd(), STOP)];
+        let events = workers.descriptors().map(|descriptor| (descriptor, EVENTS));
+        for (descriptor, key) in watched.into_iter().chain(events) {
             epoll::add(&epoll, descriptor, EventData::new_u64(key), EventFlags::IN)
                 .map_err(system("wait for events"))?;
         }
@@ -202,8 +200,7 @@ impl Server {
             listener,
             epoll,
             _stop: stop,
-            worker,
-            events,
+            workers,
             memory,
             registry,
             connections: BTreeMap::new(),
@@ -244,7 +241,7 @@ impl Server {
                 }
             }
             self.expire();
-            if self.events.is_closed() {
+            if self.workers.is_broken() {
                 break Err(ServerError::WorkerGone);
             }
         };
@@ -252,16 +249,16 @@ impl Server {
         result
     }
 
-    /// Tells everyone, then stops the worker.
+    /// Tells everyone, then stops the workers.
     fn shut_down(self) {
-        let Self { listener, connections, worker, .. } = self;
+        let Self { listener, connections, workers, .. } = self;
         drop(listener);
         let clients = connections.values().filter(|c| c.state == State::Attached).count();
         tracing::info!(clients, "stopping");
-        if let Err(error) = worker.stop() {
-            tracing::error!(%error, "the worker did not stop as it should");
+        if let Err(error) = workers.stop() {
+            tracing::error!(%error, "a worker did not stop as it should");
         }
-        // After the worker: what a client sees now is final.
+        // After the workers: what a client sees now is final.
         for connection in connections.values().filter(|c| c.attachment.is_some()) {
             let _ = connection.send(0, &Message::Detached, &[]);
         }
@@ -367,7 +364,7 @@ impl Server {
         let (state, action) = connection.state.on(input);
         connection.state = state;
         let session = connection.attachment.as_ref().map(|a| a.id);
-        let detach = |id: Option<SessionId>| id.into_iter().for_each(|id| self.worker.detach(id));
+        let detach = |id: Option<SessionId>| id.into_iter().for_each(|id| self.workers.detach(id));
         let protocol =
             || Message::refused(RefusalCode::Protocol, "this message is not allowed now");
         match action {
@@ -447,11 +444,11 @@ impl Server {
         }
     }
 
-    // ---- the worker ----
+    // ---- the workers ----
 
-    /// What the worker has to say.
+    /// What the workers have to say.
     fn take_events(&mut self) {
-        for event in self.events.take() {
+        for event in self.workers.take_events() {
             match event {
                 Event::SessionEnded { id, fault, recovered, away, counters } => {
                     let (delivered, sent) = (counters.delivered, counters.sent);

@@ -96,7 +96,7 @@ impl Server {
     ) -> Result<(), SwitchError> {
         let Wish { protocol, first, count, .. } = grant.wish;
         grant.addresses.iter().try_for_each(|address| {
-            self.worker.set_listener(interface, *address, protocol, first, count, to)
+            self.workers.set_listener(interface, *address, protocol, first, count, to)
         })
     }
 
@@ -138,9 +138,9 @@ impl Server {
             }
             _ => {
                 let snapshot = self
-                    .worker
+                    .workers
                     .snapshot()
-                    .ok_or_else(|| internal("the worker does not answer", "it is gone"))?;
+                    .ok_or_else(|| internal("a worker does not answer", "it is gone"))?;
                 self.snapshot = Some((Instant::now(), snapshot.clone()));
                 Ok(snapshot)
             }
@@ -160,7 +160,7 @@ impl Server {
         self.apply(key, Input::Order);
         // Commands are carried out in turn: when this one is answered, that one is done and what it
         // caused has been reported.
-        let _ = self.worker.snapshot();
+        let _ = self.workers.snapshot();
         self.take_events();
         Ok(format!("{{\"detached\":{which}}}"))
     }

@@ -169,6 +169,50 @@ impl AfPacket {
         })
     }
 
+    /// Opens several sockets among which the kernel divides what arrives, so that the frames of a flow,
+    /// in both directions, come to one; each is a port of its own. Needs Linux 5.18 for more than one.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_group(spec: &AfPacketSpec, count: usize) -> io::Result<Vec<Self>> {
+        let mut group = Vec::with_capacity(count);
+        let mut number = None;
+        for _ in 0..count {
+            let port = Self::open(spec)?;
+            if count > 1 {
+                number = Some(port.join(number)?);
+            }
+            group.push(port);
+        }
+        // Before the last one joined, some frames came to more than one.
+        group.iter_mut().for_each(Self::discard);
+        Ok(group)
+    }
+
+    /// Joins a group of sockets, or founds one; returns its number.
+    fn join(&self, group: Option<u16>) -> io::Result<u16> {
+        /// `PACKET_FANOUT_FLAG_IGNORE_OUTGOING` of `linux/if_packet.h`.
+        const IGNORE_OUTGOING: u32 = 0x4000;
+        /// `PACKET_FANOUT_FLAG_UNIQUEID`: the kernel chooses the number.
+        const UNIQUE: u32 = 0x2000;
+        let kind = libc::PACKET_FANOUT_HASH | IGNORE_OUTGOING;
+        let kind = if group.is_none() { kind | UNIQUE } else { kind };
+        let wish = u32::from(group.unwrap_or(0)) | kind << 16;
+        self.socket.set(libc::PACKET_FANOUT, &wish)?;
+        let [number, ..]: [u16; 2] = self.socket.get(libc::PACKET_FANOUT)?;
+        Ok(number)
+    }
+
+    /// Gives everything back that has arrived; at most one ring's worth.
+    fn discard(&mut self) {
+        for _ in 0..self.reader.frames() {
+            if self.reader.peek(&self.rings).is_none() {
+                break;
+            }
+            self.reader.advance(&self.rings);
+        }
+    }
+
     /// Makes the kernel send what waits in the ring.
     fn kick(&mut self, now: Time) -> io::Result<()> {
         // Again only for a frame that was refused and taken out, so this ends.

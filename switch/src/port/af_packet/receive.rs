@@ -29,6 +29,11 @@ impl Reader {
         Self { version, request, index: 0, left: 0, next: 0, in_block: false }
     }
 
+    /// Frames that the ring holds, about.
+    pub(super) fn frames(&self) -> u32 {
+        self.request.frame_count
+    }
+
     /// The next frame that has arrived. It stays ours until [`advance`](Self::advance).
     #[inline]
     pub(super) fn peek(&mut self, rings: &Rings) -> Option<Received> {

@@ -45,7 +45,7 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Gives `objects` and the pool's port segment to the kernel as a region, and leaves it `ring_buffers`
+    /// Gives `objects` and the port segment, whose slots the pools `of_workers` have, to the kernel as a region, and leaves it `ring_buffers`
     /// of the slots for rings that will be opened.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Bank {
         kernel: &dyn Kernel,
         objects: &SlotRange,
         port: &Arc<Segment>,
-        pool: &mut Pool,
+        of_workers: &mut [Pool],
         ring_buffers: u32,
     ) -> io::Result<Arc<Self>> {
         let slot_size = port.arena().slot_size().bytes();
@@ -99,8 +99,11 @@ impl Bank {
         // They are the pool's now and will be written; the list would lead anywhere.
         region.set_extra_buffers(register.offset, std::iter::empty())?;
         let first = port.first();
-        let kept = pool.claim(|slot| !ours.contains(&slot.wrapping_sub(first)));
-        let kept = kept.into_iter().map(|frame| (frame.slot(), frame)).collect();
+        let mut kept = HashMap::new();
+        for pool in of_workers {
+            let claimed = pool.claim(|slot| !ours.contains(&slot.wrapping_sub(first)));
+            kept.extend(claimed.into_iter().map(|frame| (frame.slot(), frame)));
+        }
         Ok(Arc::new(Self {
             region,
             memory_id: register.memory_id,

@@ -57,11 +57,33 @@ impl Tap {
     /// # Errors
     /// What the kernel refused; the caller names the device.
     pub fn open(spec: &TapSpec) -> io::Result<Self> {
-        let (device, name) = sys::open(&spec.name, spec.vnet_header)?;
+        let (device, name) = sys::open(&spec.name, spec.vnet_header, false)?;
         sys::configure(&name, spec.mac, spec.mtu)?;
+        Ok(Self::over(device, name, spec))
+    }
+
+    /// The same with several queues, at least one, each a port of its own. The kernel keeps the frames
+    /// of a flow on one of them: the one on which it last got frames of that flow.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_queues(spec: &TapSpec, count: usize) -> io::Result<Vec<Self>> {
+        if count <= 1 {
+            return Ok(vec![Self::open(spec)?]);
+        }
+        let (device, name) = sys::open(&spec.name, spec.vnet_header, true)?;
+        sys::configure(&name, spec.mac, spec.mtu)?;
+        let mut queues = vec![Self::over(device, name.clone(), spec)];
+        for _ in 1..count {
+            let (device, name) = sys::open(&name, spec.vnet_header, true)?;
+            queues.push(Self::over(device, name, spec));
+        }
+        Ok(queues)
+    }
+
+    fn over(device: OwnedFd, name: String, spec: &TapSpec) -> Self {
         let info = PortInfo { name, backend: "tap", mac: spec.mac, mtu: spec.mtu };
-        let counters = PortCounters::default();
-        Ok(Self { info, device, vnet_header: spec.vnet_header, counters })
+        Self { info, device, vnet_header: spec.vnet_header, counters: PortCounters::default() }
     }
 
     /// Name of the device, with the number that the kernel gave it.

@@ -33,13 +33,21 @@ fn ioctl(fd: &impl AsRawFd, what: libc::Ioctl, request: &mut libc::ifreq) -> io:
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Opens `/dev/net/tun` as a TAP device, non-blocking, gone when closed; returns its full name.
-pub(super) fn open(name: &str, vnet_header: bool) -> io::Result<(OwnedFd, String)> {
+/// Opens `/dev/net/tun` as a TAP device, or as one more queue of it, non-blocking; the device is gone
+/// when all are closed. Returns its full name.
+pub(super) fn open(
+    name: &str,
+    vnet_header: bool,
+    several_queues: bool,
+) -> io::Result<(OwnedFd, String)> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
     let device = options.open("/dev/net/tun")?;
     let mut request = request(name)?;
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | if vnet_header { libc::IFF_VNET_HDR } else { 0 };
+    let flags = libc::IFF_TAP
+        | libc::IFF_NO_PI
+        | if vnet_header { libc::IFF_VNET_HDR } else { 0 }
+        | if several_queues { libc::IFF_MULTI_QUEUE } else { 0 };
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or(0);
     ioctl(&device, libc::TUNSETIFF, &mut request)?;
     if vnet_header {

@@ -124,8 +124,9 @@ fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<
         arena_slots: port_slots + 8192,
         huge_pages: true,
     };
-    let ((memory, mut pool), objects) = Memory::with_objects(&config).map_err(io::Error::other)?;
-    let bank = Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pool, held);
+    let ((memory, mut pools), objects) =
+        Memory::with_objects(&config, 1).map_err(io::Error::other)?;
+    let bank = Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pools, held);
     let bank = match bank {
         Ok(bank) => Some(bank),
         Err(error) => {
@@ -133,6 +134,7 @@ fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<
             None
         }
     };
+    let pool = pools.pop().ok_or(io::ErrorKind::OutOfMemory)?;
     Ok(Bench { kernel, pool, memory, bank, frames })
 }
 

@@ -1,0 +1,177 @@
+//! All workers as one: each has a queue of every port and a queue pair of every session, and they share
+//! nothing but the [`Book`](crate::steer::book::Book) of learned flows.
+//!
+//! ```text
+//!   control thread --command--> worker 0, worker 1 ...     each carries it out; all have done so before
+//!                  <--event---- worker 0, worker 1 ...     the caller goes on
+//! ```
+//!
+//! - A session is attached to all workers or to none, has ended when it has ended with all, and is gone
+//!   when the last slot is back from each.
+//! - What one worker ends for a fault is ended with the others.
+
+use super::{EventSource, IdlePolicy, Worker, event_channel};
+use crate::classify::Protocol;
+use crate::session::{InterfaceId, SessionSpec};
+use crate::snapshot::Snapshot;
+use crate::stats::SessionCounters;
+use crate::switch::{Event, Switch, SwitchError};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use usnet_shmring::descriptor::Fault;
+use usnet_shmring::ledger::SessionId;
+
+/// The control thread's handle to all workers. Dropping it stops them.
+#[derive(Debug)]
+pub struct Workers {
+    all: Vec<Worker>,
+    events: Vec<EventSource>,
+    sessions: BTreeMap<SessionId, Present>,
+}
+
+/// A session from its beginning with the first worker to its end with the last.
+#[derive(Debug, Default)]
+struct Present {
+    /// Workers that it was attached to.
+    attached: usize,
+    /// Of these, workers with which it has ended, and that have all its slots.
+    ended: usize,
+    gone: usize,
+    fault: Option<Fault>,
+    recovered: u32,
+    away: u32,
+    counters: SessionCounters,
+}
+
+impl Workers {
+    /// Starts a thread for each switch.
+    ///
+    /// # Errors
+    /// No descriptors, or no thread; those that were started are stopped.
+    pub fn start(each: impl IntoIterator<Item = (Switch, IdlePolicy)>) -> io::Result<Self> {
+        let (mut all, mut events) = (Vec::new(), Vec::new());
+        for (number, (switch, idle)) in each.into_iter().enumerate() {
+            let (sink, source) = event_channel()?;
+            all.push(Worker::start(switch, idle, sink, number)?);
+            events.push(source);
+        }
+        Ok(Self { all, events, sessions: BTreeMap::new() })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Descriptors that are readable while there are events.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.events.iter().map(AsFd::as_fd)
+    }
+
+    /// Whether one of them has ended by itself.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.events.iter().any(EventSource::is_closed)
+    }
+
+    /// Attaches a session: to each worker its part, in order, with what its client kicks by.
+    ///
+    /// # Errors
+    /// As [`Worker::attach`], and no worker has it.
+    pub fn attach(&mut self, parts: Vec<(SessionSpec, OwnedFd)>) -> Result<(), SwitchError> {
+        for (worker, (spec, kick)) in self.all.iter().zip(parts) {
+            let id = spec.id;
+            if let Err(error) = worker.attach(spec, kick) {
+                self.detach(id);
+                return Err(error);
+            }
+            self.sessions.entry(id).or_default().attached += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends a session with all. [`Event::SessionEnded`] follows.
+    pub fn detach(&self, id: SessionId) {
+        self.all.iter().for_each(|worker| worker.detach(id));
+    }
+
+    /// Gives ports to a session, or takes them away, with all workers: when this returns the next
+    /// frame meets it, wherever it arrives.
+    ///
+    /// # Errors
+    /// As [`Worker::set_listener`], of the first worker that refuses; those before it have done it.
+    pub fn set_listener(
+        &self,
+        interface: InterfaceId,
+        address: IpAddr,
+        protocol: Protocol,
+        first: u16,
+        count: u16,
+        to: Option<SessionId>,
+    ) -> Result<(), SwitchError> {
+        self.all.iter().try_for_each(|worker| {
+            worker.set_listener(interface, address, protocol, first, count, to)
+        })
+    }
+
+    /// The counters of all together; `None` if one is gone.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        // All are asked before the first is waited for.
+        let asked: Vec<_> = self.all.iter().map(Worker::ask_snapshot).collect();
+        let each = asked.into_iter().map(|answer| answer.recv().ok());
+        Snapshot::of_workers(each.collect::<Option<Vec<_>>>()?)
+    }
+
+    /// What has happened since the last call, with what is one event for the session told once.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        let seen: Vec<Event> = self.events.iter().flat_map(EventSource::take).collect();
+        seen.into_iter().filter_map(|event| self.merge(event)).collect()
+    }
+
+    fn merge(&mut self, event: Event) -> Option<Event> {
+        match event {
+            Event::SessionEnded { id, fault, recovered, away, counters } => {
+                let session = self.sessions.get_mut(&id)?;
+                session.ended += 1;
+                session.recovered += recovered;
+                session.away += away;
+                session.counters += *counters;
+                if fault.is_some() && session.fault.is_none() {
+                    session.fault = fault;
+                    self.detach(id);
+                }
+                let session = self.sessions.get(&id).filter(|s| s.ended == s.attached)?;
+                Some(Event::SessionEnded {
+                    id,
+                    fault: session.fault,
+                    recovered: session.recovered,
+                    away: session.away,
+                    counters: Box::new(session.counters),
+                })
+            }
+            Event::SessionGone(id) => {
+                let session = self.sessions.get_mut(&id)?;
+                session.gone += 1;
+                if session.gone < session.attached {
+                    return None;
+                }
+                self.sessions.remove(&id);
+                Some(Event::SessionGone(id))
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Ends all sessions, closes all ports and waits for the threads.
+    ///
+    /// # Errors
+    /// A thread had panicked; the others have stopped.
+    pub fn stop(self) -> io::Result<()> {
+        let stopped: Vec<io::Result<()>> = self.all.into_iter().map(Worker::stop).collect();
+        stopped.into_iter().collect()
+    }
+}

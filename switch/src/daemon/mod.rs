@@ -2,17 +2,21 @@
 //!
 //! ```text
 //!   control thread  sessions, rules, policy   --commands-->  worker thread  Switch::step
-//!                                             <--events----
+//!         |  ^                                <--events----
+//!         v  |    orders, notices                    ^
+//!   keeper thread   opens again what has failed -----+ ports
 //! ```
 
 mod event;
 mod gateway;
 pub mod interface;
+mod keeper;
 pub mod netmap;
 mod signal;
 mod worker;
 
 pub use event::{EventSink, EventSource, event_channel};
+pub use keeper::{KeeperLink, Notice};
 pub use signal::Signals;
 pub use worker::{IdlePolicy, Worker};
 
@@ -23,6 +27,7 @@ use crate::port::netmap::Kernel;
 use crate::switch::{InterfaceSpec, Switch, SwitchError};
 use core::fmt::Debug;
 use interface::{OpenError, Opened};
+use keeper::{Keeper, Kept};
 use netmap::Cards;
 use rustix::event::EventfdFlags;
 use std::collections::hash_map::RandomState;
@@ -38,8 +43,8 @@ use usnet_shmring::pool::Pool;
 /// An interface that is ready to be served.
 #[derive(Debug)]
 pub struct ReadyInterface {
-    /// Its name, as in the configuration.
-    pub name: String,
+    /// What the configuration says of it.
+    pub configured: config::Interface,
     /// Addresses that host and clients share.
     pub networks: Vec<Network>,
     /// Routers.
@@ -84,12 +89,9 @@ impl ReadyInterface {
         let Prepared { cards, .. } = prepared;
         let open = |configured: &config::Interface| {
             let Opened { spec, addresses, kept } = interface::open(configured, &mut wires, cards)?;
-            let gateways = match configured.gateways.as_slice() {
-                [] => gateway::default_gateways(&configured.name),
-                given => given.to_vec(),
-            };
-            let name = configured.name.clone();
-            Ok(Self { name, networks: addresses, gateways, spec, restore: Box::new(kept) })
+            let gateways = gateway::of(configured);
+            let (configured, restore) = (configured.clone(), Box::new(kept));
+            Ok(Self { configured, networks: addresses, gateways, spec, restore })
         };
         config.interfaces.iter().map(open).collect()
     }
@@ -143,7 +145,7 @@ impl DaemonError {
     }
 }
 
-/// A running daemon: two threads. Dropping it stops them.
+/// A running daemon: three threads. Dropping it stops them.
 #[derive(Debug)]
 pub struct Daemon {
     stop: StopHandle,
@@ -170,21 +172,25 @@ impl Daemon {
         prepared: Prepared,
         interfaces: Vec<ReadyInterface>,
     ) -> Result<Self, DaemonError> {
-        let known: Vec<_> =
-            interfaces.iter().map(|i| (i.name.as_str(), i.networks.as_slice())).collect();
+        let known: Vec<_> = interfaces
+            .iter()
+            .map(|i| (i.configured.name.as_str(), i.networks.as_slice()))
+            .collect();
         config.check_addresses(&known)?;
         let start = |what| move |source| DaemonError::Start { what, source };
-        let Prepared { memory, pool, cards: _ } = prepared;
+        let Prepared { memory, pool, cards } = prepared;
         let mut switch = Switch::new(pool, RandomState::new().build_hasher().finish());
-        let mut restore = Vec::with_capacity(interfaces.len());
+        let mut kept = Vec::with_capacity(interfaces.len());
         let mut shared = Vec::with_capacity(interfaces.len());
         for interface in interfaces {
-            let ReadyInterface { name, networks, gateways, spec, restore: undo } = interface;
-            restore.push(undo);
+            let ReadyInterface { configured, networks, gateways, spec, restore } = interface;
+            let name = configured.name.clone();
             let (mac, mtu) = (spec.mac, spec.mtu);
             let id = switch
                 .add_interface(spec)
                 .map_err(|source| DaemonError::Interface { name: name.clone(), source })?;
+            let restore = Some(restore);
+            kept.push(Kept { id, configured, networks: networks.clone(), restore });
             shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
         }
         let idle = IdlePolicy {
@@ -194,18 +200,22 @@ impl Daemon {
         let (sink, source) = event_channel().map_err(start("the event channel"))?;
         let worker = Worker::start(switch, idle, sink).map_err(start("the worker thread"))?;
         let stop = StopHandle::new().map_err(start("the control thread"))?;
-        let server = Server::new(config, shared, worker, source, memory, stop.clone())?;
+        let (keeper, link) = Keeper::start(kept, cards, worker.port_commands())
+            .map_err(start("the thread that opens ports"))?;
+        let server = Server::new(config, shared, worker, source, link, memory, stop.clone())?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let finished = rustix::event::eventfd(0, flags)
             .map_err(io::Error::from)
             .map_err(start("the control thread"))?;
         let rings = Finished(finished.try_clone().map_err(start("the control thread"))?);
+        // In this order they are dropped, too: the server stops the worker, so the ports have closed
+        // before the keeper puts anything back.
+        let running = (server, keeper);
         let thread = std::thread::Builder::new()
             .name("usnetd-control".into())
             .spawn(move || {
                 let _rings = rings;
-                // Dropped in the reverse order: the ports have closed before anything is put back.
-                let _restore = restore;
+                let (server, _keeper) = running;
                 server.run()
             })
             .map_err(start("the control thread"))?;

@@ -10,6 +10,8 @@
 //! - After a step every frame that came in is accounted for ([`Totals`](crate::stats::Totals)), and every slot has one
 //!   owner ([`Snapshot::slots`]).
 
+mod replace;
+
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::deliver::{Deliver, Sent, tx_budget};
 use crate::interface::{Interface, Outlet, Recent};

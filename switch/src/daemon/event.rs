@@ -1,4 +1,5 @@
-//! Events on their way from the worker to the control thread: a channel and something to wait on.
+//! Messages on their way to the control thread, from the worker and from the keeper: a channel and
+//! something to wait on.
 
 use crate::switch::Event;
 use rustix::event::EventfdFlags;
@@ -8,18 +9,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
-/// The worker's end.
+/// The end that speaks.
 #[derive(Debug)]
-pub struct EventSink {
+pub struct EventSink<T = Event> {
     /// `None` only while it is dropped.
-    events: Option<Sender<Event>>,
+    events: Option<Sender<T>>,
     bell: Arc<OwnedFd>,
 }
 
 /// The control thread's end; its descriptor is readable while there are events.
 #[derive(Debug)]
-pub struct EventSource {
-    events: Receiver<Event>,
+pub struct EventSource<T = Event> {
+    events: Receiver<T>,
     bell: Arc<OwnedFd>,
     closed: Cell<bool>,
 }
@@ -28,7 +29,7 @@ pub struct EventSource {
 ///
 /// # Errors
 /// No descriptor is left.
-pub fn event_channel() -> io::Result<(EventSink, EventSource)> {
+pub fn event_channel<T>() -> io::Result<(EventSink<T>, EventSource<T>)> {
     let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let bell = Arc::new(bell);
     let (sink, source) = channel();
@@ -36,9 +37,9 @@ pub fn event_channel() -> io::Result<(EventSink, EventSource)> {
     Ok((sink, EventSource { events: source, bell, closed: Cell::new(false) }))
 }
 
-impl EventSink {
+impl<T> EventSink<T> {
     /// Passes an event on; it is lost if nobody listens any more.
-    pub fn send(&self, event: Event) {
+    pub fn send(&self, event: T) {
         if self.events.as_ref().is_some_and(|events| events.send(event).is_ok()) {
             self.ring();
         }
@@ -49,18 +50,18 @@ impl EventSink {
     }
 }
 
-impl Drop for EventSink {
-    /// Also when the worker panics: the other end must not wait for ever.
+impl<T> Drop for EventSink<T> {
+    /// Also when its thread panics: the other end must not wait for ever.
     fn drop(&mut self) {
         self.events = None;
         self.ring();
     }
 }
 
-impl EventSource {
+impl<T> EventSource<T> {
     /// All events that wait.
     #[must_use]
-    pub fn take(&self) -> Vec<Event> {
+    pub fn take(&self) -> Vec<T> {
         // Before the look, so that an event after it rings again.
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         let mut events = Vec::new();
@@ -76,14 +77,15 @@ impl EventSource {
         }
     }
 
-    /// Whether [`take`](Self::take) has seen that no more events will come: the worker is gone.
+    /// Whether [`take`](Self::take) has seen that no more events will come: the other end is
+    /// gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
 }
 
-impl AsFd for EventSource {
+impl<T> AsFd for EventSource<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }

@@ -1,14 +1,23 @@
 //! The kernel's default routes, for clients that have no configuration of their own.
 
+use crate::config::Interface;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `RTF_GATEWAY` (linux/route.h).
 const BY_ROUTER: u32 = 2;
 
+/// Routers of an interface: those that the configuration names, or else the kernel's.
+#[must_use]
+pub(super) fn of(interface: &Interface) -> Vec<IpAddr> {
+    match interface.gateways.as_slice() {
+        [] => default_gateways(&interface.name),
+        given => given.to_vec(),
+    }
+}
+
 /// Routers of the calling thread's network namespace that are reached by `interface`, at most one of
 /// each family.
-#[must_use]
-pub(super) fn default_gateways(interface: &str) -> Vec<IpAddr> {
+fn default_gateways(interface: &str) -> Vec<IpAddr> {
     let read = |file| std::fs::read_to_string(file).unwrap_or_default();
     let v4 = ipv4(&read("/proc/thread-self/net/route"), interface);
     let v6 = ipv6(&read("/proc/thread-self/net/ipv6_route"), interface);

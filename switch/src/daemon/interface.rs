@@ -64,11 +64,21 @@ pub enum OpenError {
         /// Why.
         problem: &'static str,
     },
+    /// It is not what it was.
+    #[error("interface {name} has lost its address {address}; give it back, or restart usnetd")]
+    AddressLost {
+        /// The interface.
+        name: String,
+        /// What it had.
+        address: Network,
+    },
 }
 
 /// What an open interface leaves in the system until it is dropped.
 #[derive(Debug, Default)]
 pub struct Kept {
+    /// The kernel's interface and its number: another one of that name was not changed by us.
+    link: Option<(String, u32)>,
     /// First, so that the kernel hears again before its endpoint goes.
     guard: Option<Guard>,
     offloads: Option<KeptOffloads>,
@@ -78,6 +88,28 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Nothing yet, of this interface of the kernel's.
+    pub(super) fn of(link: &Link) -> Self {
+        let mut kept = Self::default();
+        kept.link = Some((link.name.clone(), link.index));
+        kept
+    }
+
+    /// Forgets what was changed of an interface that does not exist any more.
+    fn forget_what_is_gone(&mut self) {
+        let Some((name, index)) = &self.link else { return };
+        let now = Netlink::open().and_then(|mut netlink| netlink.link(name));
+        // If the kernel does not say, putting back fails in its own words.
+        let is_there = match now {
+            Ok(link) => link.index == *index,
+            Err(error) => !matches!(error, NetError::NoInterface { .. }),
+        };
+        if !is_there {
+            self.offloads.iter_mut().for_each(KeptOffloads::forget);
+            self.qdisc.iter_mut().for_each(KeptQdisc::forget);
+        }
+    }
+
     /// Remembers the queueing discipline, which a back end may replace.
     pub(super) fn keep_qdisc(&mut self, link: &Link) {
         self.qdisc = Some(KeptQdisc::of(link));
@@ -96,6 +128,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        self.forget_what_is_gone();
         if let Some(guard) = self.guard.take()
             && let Err(error) = guard.remove()
         {
@@ -225,7 +258,7 @@ pub fn open(
         Backend::Wire => open_wire(interface, wires),
         Backend::Netmap => {
             let (_, link, _, addresses) = shared_link(interface)?;
-            cards.open_interface(interface, &link, Kept::default(), addresses)
+            cards.open_interface(interface, &link, Kept::of(&link), addresses)
         }
     }
 }
@@ -295,7 +328,7 @@ pub(super) fn opened(
 fn open_af_packet(interface: &Interface, workers: usize) -> Result<Opened, OpenError> {
     let name = interface.name.as_str();
     let (mut netlink, link, mtu, addresses) = shared_link(interface)?;
-    let mut kept = Kept::default();
+    let mut kept = Kept::of(&link);
     // Segments that the kernel joined would be longer than a slot.
     kept.turn_off_offloads(interface, &[Offload::GenericReceive, Offload::LargeReceive])
         .map_err(net_error(interface))?;
@@ -316,6 +349,26 @@ fn open_af_packet(interface: &Interface, workers: usize) -> Result<Opened, OpenE
     let queues = Queue::pair(wires, host);
     let opened = opened(interface, link.mac, mtu, addresses, queues, passes);
     Ok(Opened { kept, ..opened })
+}
+
+/// Whether an interface can be opened again that had these networks: nothing is changed by the look.
+///
+/// # Errors
+/// [`OpenError`]: what is missing.
+pub(super) fn can_return(
+    interface: &Interface,
+    networks: &[Network],
+    cards: &Cards,
+) -> Result<(), OpenError> {
+    if !matches!(interface.port, Backend::AfPacket | Backend::Netmap) {
+        return Ok(());
+    }
+    let (_, _, _, addresses) = shared_link(interface)?;
+    match networks.iter().find(|network| !addresses.contains(network)) {
+        None if interface.port == Backend::Netmap => cards.look_at(interface),
+        None => Ok(()),
+        Some(lost) => Err(OpenError::AddressLost { name: interface.name.clone(), address: *lost }),
+    }
 }
 
 /// An interface that the kernel has and that can be shared: how it is now, its MTU, and the addresses

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //!   control thread  sessions, rules, policy   --commands-->  worker threads  each Switch::step
-//!                                             <--events----
+//!         |  ^                                <--events----
+//!         v  |    orders, notices                    ^
+//!   keeper thread   opens again what has failed -----+ ports
 //! ```
 
 mod event;
 mod gateway;
 pub mod interface;
+mod keeper;
 pub mod netmap;
 mod signal;
 mod worker;
 mod workers;
 
 pub use event::{EventSink, EventSource, event_channel};
+pub use keeper::{KeeperLink, Notice};
 pub use signal::Signals;
 pub use worker::{IdlePolicy, Worker};
 pub use workers::Workers;
@@ -28,6 +32,7 @@ use crate::steer::book::{Book, WorkerId};
 use crate::switch::{InterfaceSpec, Switch, SwitchError};
 use core::fmt::Debug;
 use interface::{OpenError, Opened};
+use keeper::{Keeper, Kept};
 use netmap::Cards;
 use rustix::event::EventfdFlags;
 use std::collections::hash_map::RandomState;
@@ -43,8 +48,8 @@ use usnet_shmring::pool::Pool;
 /// An interface that is ready to be served.
 #[derive(Debug)]
 pub struct ReadyInterface {
-    /// Its name, as in the configuration.
-    pub name: String,
+    /// What the configuration says of it.
+    pub configured: config::Interface,
     /// Addresses that host and clients share.
     pub networks: Vec<Network>,
     /// Routers.
@@ -91,12 +96,9 @@ impl ReadyInterface {
         let open = |configured: &config::Interface| {
             let Opened { specs, addresses, kept } =
                 interface::open(configured, config.worker.count, &mut wires, cards)?;
-            let gateways = match configured.gateways.as_slice() {
-                [] => gateway::default_gateways(&configured.name),
-                given => given.to_vec(),
-            };
-            let name = configured.name.clone();
-            Ok(Self { name, networks: addresses, gateways, specs, restore: Box::new(kept) })
+            let gateways = gateway::of(configured);
+            let (configured, restore) = (configured.clone(), Box::new(kept));
+            Ok(Self { configured, networks: addresses, gateways, specs, restore })
         };
         config.interfaces.iter().map(open).collect()
     }
@@ -150,7 +152,8 @@ impl DaemonError {
     }
 }
 
-/// A running daemon: the control thread and the workers. Dropping it stops them.
+/// A running daemon: the control thread, the workers, and the thread that opens ports. Dropping it stops
+/// them.
 #[derive(Debug)]
 pub struct Daemon {
     stop: StopHandle,
@@ -199,22 +202,25 @@ impl Daemon {
         prepared: Prepared,
         interfaces: Vec<ReadyInterface>,
     ) -> Result<Self, DaemonError> {
-        let known: Vec<_> =
-            interfaces.iter().map(|i| (i.name.as_str(), i.networks.as_slice())).collect();
+        let known: Vec<_> = interfaces
+            .iter()
+            .map(|i| (i.configured.name.as_str(), i.networks.as_slice()))
+            .collect();
         config.check_addresses(&known)?;
         let start = |what| move |source| DaemonError::Start { what, source };
-        let Prepared { memory, pools, cards: _ } = prepared;
+        let Prepared { memory, pools, cards } = prepared;
         let mut switches: Vec<Switch> = pools.into_iter().map(|p| Switch::new(p, seed())).collect();
-        let mut restore = Vec::with_capacity(interfaces.len());
+        let mut kept = Vec::with_capacity(interfaces.len());
         let mut shared = Vec::with_capacity(interfaces.len());
         for interface in interfaces {
-            let ReadyInterface { name, networks, gateways, specs, restore: undo } = interface;
-            restore.push(undo);
+            let ReadyInterface { configured, networks, gateways, specs, restore } = interface;
+            let name = configured.name.clone();
             let refused = |source| DaemonError::Interface { name: name.clone(), source };
             let Some((mac, mtu)) = specs.first().map(|spec| (spec.mac, spec.mtu)) else { continue };
-            if let Some(id) = add_interface(&mut switches, specs).map_err(refused)? {
-                shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
-            }
+            let Some(id) = add_interface(&mut switches, specs).map_err(refused)? else { continue };
+            let restore = Some(restore);
+            kept.push(Kept { id, configured, networks: networks.clone(), restore });
+            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
         }
         let settings = &config.worker;
         let idle = |number: usize| IdlePolicy {
@@ -224,18 +230,22 @@ impl Daemon {
         let each = switches.into_iter().enumerate().map(|(number, s)| (s, idle(number)));
         let workers = Workers::start(each).map_err(start("the worker threads"))?;
         let stop = StopHandle::new().map_err(start("the control thread"))?;
-        let server = Server::new(config, shared, workers, memory, stop.clone())?;
+        let (keeper, link) = Keeper::start(kept, cards, workers.port_commands())
+            .map_err(start("the thread that opens ports"))?;
+        let server = Server::new(config, shared, workers, link, memory, stop.clone())?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let finished = rustix::event::eventfd(0, flags)
             .map_err(io::Error::from)
             .map_err(start("the control thread"))?;
         let rings = Finished(finished.try_clone().map_err(start("the control thread"))?);
+        // In this order they are dropped, too: the server stops the worker, so the ports have closed
+        // before the keeper puts anything back.
+        let running = (server, keeper);
         let thread = std::thread::Builder::new()
             .name("usnetd-control".into())
             .spawn(move || {
                 let _rings = rings;
-                // Dropped in the reverse order: the ports have closed before anything is put back.
-                let _restore = restore;
+                let (server, _keeper) = running;
                 server.run()
             })
             .map_err(start("the control thread"))?;

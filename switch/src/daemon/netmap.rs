@@ -78,16 +78,25 @@ impl Cards {
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         let spec = NetmapSpec { name, mac: link.mac, mtu };
         let bank = self.bank.as_ref().filter(|_| !is_native_veth(link.kind.as_deref()));
-        Netmap::open(self.kernel.as_ref(), &spec, bank).map_err(|source| OpenError::Port {
-            name: interface.name.clone(),
-            what: "a netmap port",
-            hint: match source.kind() {
-                io::ErrorKind::NotFound => "; load the module netmap",
-                io::ErrorKind::PermissionDenied => "; run as root: /dev/netmap is root's",
-                _ => "",
-            },
-            source,
-        })
+        match Netmap::open(self.kernel.as_ref(), &spec, bank) {
+            // The buffers that were left for rings when the daemon began are too few for these: an
+            // interface that came back may have more, or longer ones.
+            Err(error) if bank.is_some() && error.kind() == io::ErrorKind::OutOfMemory => {
+                let name = &interface.name;
+                tracing::warn!(interface = name, %error, "its rings do not fit; frames are copied");
+                Netmap::open(self.kernel.as_ref(), &spec, None)
+            }
+            opened => opened,
+        }
+        .map_err(|source| port_error(interface, source))
+    }
+
+    /// Whether netmap knows the interface; changes nothing.
+    pub(super) fn look_at(&self, interface: &Interface) -> Result<(), OpenError> {
+        let asked = self.kernel.open().and_then(|device| {
+            device.control(&interface.name, Control::PortInfo(&mut PortInfo::default()))
+        });
+        asked.map_err(|source| port_error(interface, source))
     }
 
     /// Opens an interface: the card's rings, and the host rings unless the kernel is to be left out.
@@ -115,6 +124,19 @@ impl Cards {
         let queues = Queue::pair(vec![wire], host);
         let opened = opened(interface, link.mac, mtu, addresses, queues, &[]);
         Ok(Opened { kept, ..opened })
+    }
+}
+
+fn port_error(interface: &Interface, source: io::Error) -> OpenError {
+    OpenError::Port {
+        name: interface.name.clone(),
+        what: "a netmap port",
+        hint: match source.kind() {
+            io::ErrorKind::NotFound => "; load the module netmap",
+            io::ErrorKind::PermissionDenied => "; run as root: /dev/netmap is root's",
+            _ => "",
+        },
+        source,
     }
 }
 

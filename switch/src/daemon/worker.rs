@@ -18,7 +18,7 @@ use crate::classify::Protocol;
 use crate::session::InterfaceId;
 use crate::session::SessionSpec;
 use crate::snapshot::Snapshot;
-use crate::switch::{Event, Switch, SwitchError};
+use crate::switch::{Event, InterfaceSpec, Switch, SwitchError};
 use crate::time::Time;
 use core::time::Duration;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -53,7 +53,45 @@ enum Command {
     Detach(SessionId),
     Listen(Listen, Sender<Result<(), SwitchError>>),
     Snapshot(Sender<Snapshot>),
+    Retire(InterfaceId, bool, Sender<Result<bool, SwitchError>>),
+    Replace(InterfaceId, Box<InterfaceSpec>, Sender<Result<(), SwitchError>>),
     Stop,
+}
+
+/// A handle to the worker thread for whoever opens ports; it keeps nothing running.
+#[derive(Clone, Debug)]
+pub(super) struct PortCommands {
+    commands: Sender<Command>,
+    bell: Arc<OwnedFd>,
+}
+
+impl PortCommands {
+    fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// As [`Switch::retire_ports`]; `None` if the worker is gone.
+    pub(super) fn retire(
+        &self,
+        interface: InterfaceId,
+        in_any_case: bool,
+    ) -> Option<Result<bool, SwitchError>> {
+        let (answer, wait) = channel();
+        self.send(Command::Retire(interface, in_any_case, answer));
+        wait.recv().ok()
+    }
+
+    /// As [`Switch::replace_ports`]; `None` if the worker is gone.
+    pub(super) fn replace(
+        &self,
+        interface: InterfaceId,
+        spec: InterfaceSpec,
+    ) -> Option<Result<(), SwitchError>> {
+        let (answer, wait) = channel();
+        self.send(Command::Replace(interface, Box::new(spec), answer));
+        wait.recv().ok()
+    }
 }
 
 struct Listen {
@@ -107,6 +145,11 @@ impl Worker {
         let thread = std::thread::Builder::new().name(name);
         let thread = Some(thread.spawn(move || state.run())?);
         Ok(Self { commands, bell, thread })
+    }
+
+    /// What opens ports again gets this.
+    pub(super) fn port_commands(&self) -> PortCommands {
+        PortCommands { commands: self.commands.clone(), bell: Arc::clone(&self.bell) }
     }
 
     fn send(&self, command: Command) -> bool {
@@ -256,6 +299,12 @@ impl State {
                 Command::Snapshot(answer) => {
                     let _ = answer.send(self.switch.snapshot());
                 }
+                Command::Retire(interface, in_any_case, answer) => {
+                    let _ = answer.send(self.switch.retire_ports(interface, in_any_case));
+                }
+                Command::Replace(interface, spec, answer) => {
+                    let _ = answer.send(self.replace(interface, *spec));
+                }
                 Command::Stop => return false,
             }
         }
@@ -279,6 +328,19 @@ impl State {
             tracing::warn!(session = %id, %error, "cannot watch a client's kicks");
         }
         self.kicks.insert(id, kick);
+        Ok(())
+    }
+
+    fn replace(&mut self, id: InterfaceId, spec: InterfaceSpec) -> Result<(), SwitchError> {
+        // Those of ports that are closed left the set when they were closed.
+        self.switch.replace_ports(id, spec)?;
+        for descriptor in self.switch.descriptors_of(id) {
+            let added = epoll::add(&self.epoll, descriptor, EventData::new_u64(0), EventFlags::IN);
+            if let Err(error) = added {
+                // The safety timer still serves it.
+                tracing::warn!(interface = id.0, %error, "cannot watch a port");
+            }
+        }
         Ok(())
     }
 

@@ -10,12 +10,13 @@
 //!   when the last slot is back from each.
 //! - What one worker ends for a fault is ended with the others.
 
+use super::worker::PortCommands;
 use super::{EventSource, IdlePolicy, Worker, event_channel};
 use crate::classify::Protocol;
 use crate::session::{InterfaceId, SessionSpec};
 use crate::snapshot::Snapshot;
 use crate::stats::SessionCounters;
-use crate::switch::{Event, Switch, SwitchError};
+use crate::switch::{Event, InterfaceSpec, Switch, SwitchError};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -45,6 +46,43 @@ struct Present {
     counters: SessionCounters,
 }
 
+/// A handle to all workers for whoever opens ports; it keeps none running.
+#[derive(Debug)]
+pub(super) struct AllPorts {
+    each: Vec<PortCommands>,
+}
+
+impl AllPorts {
+    /// How many workers there are.
+    pub(super) fn workers(&self) -> usize {
+        self.each.len()
+    }
+
+    /// Closes the ports of an interface with all workers, if one of them has failed with any; whether
+    /// that is so. `None` if a worker is gone.
+    pub(super) fn retire(&self, interface: InterfaceId) -> Option<Result<bool, SwitchError>> {
+        let retire = |in_any_case| -> Option<Result<bool, SwitchError>> {
+            let each = self.each.iter().map(|worker| worker.retire(interface, in_any_case));
+            let each = each.collect::<Option<Result<Vec<bool>, SwitchError>>>()?;
+            Some(each.map(|failed| failed.contains(&true)))
+        };
+        match retire(false)? {
+            Ok(true) => Some(retire(true)?.map(|_| true)),
+            other => Some(other),
+        }
+    }
+
+    /// Gives each worker its new ports of an interface, in order. `None` if a worker is gone.
+    pub(super) fn replace(
+        &self,
+        interface: InterfaceId,
+        specs: Vec<InterfaceSpec>,
+    ) -> Option<Result<(), SwitchError>> {
+        let parts = self.each.iter().zip(specs);
+        parts.map(|(worker, spec)| worker.replace(interface, spec)).collect()
+    }
+}
+
 impl Workers {
     /// Starts a thread for each switch.
     ///
@@ -58,6 +96,11 @@ impl Workers {
             events.push(source);
         }
         Ok(Self { all, events, sessions: BTreeMap::new() })
+    }
+
+    /// What opens ports again gets this.
+    pub(super) fn port_commands(&self) -> AllPorts {
+        AllPorts { each: self.all.iter().map(Worker::port_commands).collect() }
     }
 
     /// How many there are.

@@ -192,6 +192,11 @@ impl KeptOffloads {
         }
         Ok(Self { offloads, saved })
     }
+
+    /// Puts nothing back: the interface is gone.
+    pub fn forget(&mut self) {
+        self.saved.were_on.clear();
+    }
 }
 
 impl Drop for KeptOffloads {

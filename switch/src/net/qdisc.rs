@@ -45,13 +45,19 @@ impl Netlink {
 pub struct KeptQdisc {
     name: String,
     before: Option<String>,
+    is_forgotten: bool,
 }
 
 impl KeptQdisc {
     /// Remembers the discipline of an interface.
     #[must_use]
     pub fn of(link: &Link) -> Self {
-        Self { name: link.name.clone(), before: link.qdisc.clone() }
+        Self { name: link.name.clone(), before: link.qdisc.clone(), is_forgotten: false }
+    }
+
+    /// Puts nothing back: the interface is gone.
+    pub fn forget(&mut self) {
+        self.is_forgotten = true;
     }
 
     fn restore(&self) -> Result<(), NetError> {
@@ -71,7 +77,9 @@ impl KeptQdisc {
 
 impl Drop for KeptQdisc {
     fn drop(&mut self) {
-        if let Err(error) = self.restore() {
+        if !self.is_forgotten
+            && let Err(error) = self.restore()
+        {
             tracing::warn!(%error, "the queueing discipline was not put back");
         }
     }

@@ -17,5 +17,6 @@ mod hostile;
 mod lookup;
 mod modes;
 mod remembered;
+mod replaced;
 mod sleep;
 mod spoofing;

@@ -54,6 +54,19 @@ fn port(port: &Value) -> String {
     }
 }
 
+/// `up`, `link down`, `gone 12 s`, and how often it came back.
+fn state(interface: &Value) -> String {
+    let state = match (interface["state"].as_str(), interface["link"].as_str()) {
+        (Some("gone"), _) => format!("gone {} s", cell(&interface["gone_s"])),
+        (_, Some("down")) => "link down".into(),
+        (state, _) => state.unwrap_or("-").into(),
+    };
+    match interface["reopened"].as_u64() {
+        None | Some(0) => state,
+        Some(times) => format!("{state}, reopened {times}"),
+    }
+}
+
 pub(crate) fn status(answer: &Value) -> String {
     let mut text = format!(
         "usnetd {} (protocol {}), process {}, up {} s, {}\n{} of {} slots of {} bytes free, {} clients\n\n",
@@ -67,12 +80,23 @@ pub(crate) fn status(answer: &Value) -> String {
         cell(&answer["slot_size"]),
         cell(&answer["sessions"]),
     );
-    let head =
-        ["IFNAME", "MAC", "MTU", "ADDRESSES", "GATEWAYS", "WIRE", "HOST", "CLIENTS", "FLOWS"];
+    let head = [
+        "IFNAME",
+        "STATE",
+        "MAC",
+        "MTU",
+        "ADDRESSES",
+        "GATEWAYS",
+        "WIRE",
+        "HOST",
+        "CLIENTS",
+        "FLOWS",
+    ];
     let mut table = Table::new(&head);
     for interface in list(&answer["interfaces"]) {
         table.row(vec![
             cell(&interface["ifname"]),
+            state(interface),
             cell(&interface["mac"]),
             cell(&interface["mtu"]),
             cell(&interface["addresses"]),
@@ -84,6 +108,14 @@ pub(crate) fn status(answer: &Value) -> String {
         ]);
     }
     text.push_str(&table.render());
+    for interface in list(&answer["interfaces"]) {
+        if let Some(what) = interface["waits_for"].as_str() {
+            text.push_str(&format!(
+                "\n{} is not open again yet: {what}\n",
+                cell(&interface["ifname"])
+            ));
+        }
+    }
     text
 }
 

@@ -14,6 +14,7 @@
 mod attach;
 mod connection;
 mod listener;
+mod ports;
 mod report;
 mod request;
 
@@ -22,12 +23,13 @@ use super::registry::Registry;
 use super::session::{Action, Input, State};
 use crate::classify::Mac;
 use crate::config::{Config, Network};
-use crate::daemon::Workers;
+use crate::daemon::{KeeperLink, Workers};
 use crate::session::InterfaceId;
 use crate::snapshot::Snapshot;
 use crate::switch::Event;
 use connection::{Connection, Progress};
 use listener::Listener;
+use ports::Supply;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::io::Errno;
@@ -57,6 +59,7 @@ const ACCEPTS: usize = 16;
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const EVENTS: u64 = 2;
+const NOTICES: u64 = 3;
 const FIRST_CONNECTION: u64 = 8;
 
 /// Why the control thread cannot start or go on.
@@ -148,6 +151,9 @@ pub struct Server {
     /// Kept for the epoll set.
     _stop: StopHandle,
     workers: Workers,
+    keeper: KeeperLink,
+    /// How each interface's ports are, in the order of `interfaces`.
+    supply: Vec<Supply>,
     memory: Memory,
     registry: Registry,
     connections: BTreeMap<u64, Connection>,
@@ -173,6 +179,7 @@ impl Server {
         config: Config,
         interfaces: Vec<SharedInterface>,
         workers: Workers,
+        keeper: KeeperLink,
         memory: Memory,
         stop: StopHandle,
     ) -> Result<Self, ServerError> {
@@ -188,7 +195,8 @@ impl Server {
         let listener = Listener::bind(&config.control)?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("wait for events"))?;
-        let watched = [(listener.as_fd(), LISTENER), (stop.as_fd(), STOP)];
+        let watched =
+            [(listener.as_fd(), LISTENER), (stop.as_fd(), STOP), (keeper.notices.as_fd(), NOTICES)];
         let events = workers.descriptors().map(|descriptor| (descriptor, EVENTS));
         for (descriptor, key) in watched.into_iter().chain(events) {
             epoll::add(&epoll, descriptor, EventData::new_u64(key), EventFlags::IN)
@@ -196,11 +204,13 @@ impl Server {
         }
         Ok(Self {
             config,
+            supply: interfaces.iter().map(|_| Supply::default()).collect(),
             interfaces,
             listener,
             epoll,
             _stop: stop,
             workers,
+            keeper,
             memory,
             registry,
             connections: BTreeMap::new(),
@@ -237,6 +247,7 @@ impl Server {
                 match key {
                     LISTENER => self.accept(),
                     EVENTS => self.take_events(),
+                    NOTICES => self.take_notices(),
                     _ => self.serve(key >> 1, key & 1 == 1, flags),
                 }
             }
@@ -465,7 +476,7 @@ impl Server {
                 Event::SessionGone(id) => self.session_input(id, Input::Home),
                 Event::RangesClosed(ranges) => self.memory.take_back(ranges),
                 Event::PortGone { interface, name, error } => {
-                    tracing::error!(interface = interface.0, port = name, %error, "port failed");
+                    self.port_gone(interface, &name, &error);
                 }
             }
         }

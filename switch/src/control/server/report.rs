@@ -1,6 +1,7 @@
 //! Answers to queries, as JSON. Keys never change their meaning; they are what scripts rely on.
 
 use super::Server;
+use super::ports::{self, SupplyReport};
 use crate::config::{Backend, HostEndpoint, Sharing, protocol_name};
 use crate::control::registry::{Holder, Rule};
 use crate::control::session::State;
@@ -38,12 +39,14 @@ struct InterfaceStatus<'a> {
     addresses: Vec<String>,
     gateways: &'a [IpAddr],
     #[serde(flatten)]
+    supply: Option<SupplyReport<'a>>,
+    #[serde(flatten)]
     seen: Option<&'a InterfaceSnapshot>,
 }
 
 /// The daemon and its interfaces.
 pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'a> {
-    let interfaces = server.interfaces.iter().map(|interface| {
+    let interfaces = server.interfaces.iter().enumerate().map(|(index, interface)| {
         let configured = server.config.interfaces.iter().find(|c| c.name == interface.name);
         InterfaceStatus {
             ifname: &interface.name,
@@ -52,6 +55,7 @@ pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'
             host_endpoint: configured.map(|c| c.host),
             addresses: interface.networks.iter().map(ToString::to_string).collect(),
             gateways: &interface.gateways,
+            supply: ports::report(server, index),
             seen: snapshot.interfaces.get(usize::from(interface.id.0)),
         }
     });

@@ -1,0 +1,366 @@
+//! A daemon whose interface goes away and comes back: sessions stay, frames move again.
+//!
+//! ```text
+//!   peer: pv0 ---- sv0 --> usnetd (threads of this process) --> session
+//! ```
+
+mod isolated;
+
+use isolated::{address, isolated, two_hosts};
+use serde_json::Value;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use usnet::{Claim, Options, Session};
+use usnet_switch::classify::Mac;
+use usnet_switch::config::Config;
+use usnet_switch::daemon::{Daemon, Prepared, ReadyInterface};
+use usnet_switch::net::Netlink;
+use usnet_switch::net::namespace::Namespace;
+use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_switch::port::netmap::double::{Double, Medium, NicSpec, QueueMedium, queue_pair};
+use usnet_switch::port::netmap::{Kernel, Module};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const UDP: u8 = 17;
+
+#[track_caller]
+fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = done() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A daemon in this process, and its socket's directory.
+struct Served {
+    daemon: Option<Daemon>,
+    directory: PathBuf,
+}
+
+impl Served {
+    fn start(name: &str, interface: &str, kernel: Arc<dyn Kernel>) -> Self {
+        let directory = std::env::temp_dir().join(format!("usnet-{name}-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let text = format!(
+            "[control]\nsocket = \"{}\"\n[memory]\nport_slots = 4096\n\
+             [[interface]]\nname = \"sv0\"\n{interface}\n",
+            directory.join("control.sock").display()
+        );
+        let config = Config::parse(Path::new("test.toml"), &text).unwrap();
+        let mut prepared = Prepared::new(&config, kernel).unwrap();
+        let interfaces = ReadyInterface::open_all(&config, &mut prepared).unwrap();
+        let daemon = Some(Daemon::start(config, prepared, interfaces).unwrap());
+        Self { daemon, directory }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_usnetctl"));
+        let output = command.arg("--socket").arg(self.socket()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn interface(&self) -> Value {
+        let status: Value = serde_json::from_str(&self.ctl(&["--json", "status"])).unwrap();
+        status["interfaces"][0].clone()
+    }
+
+    fn is(&self, state: &str, reopened: u64) {
+        until(&format!("{state}, reopened {reopened}"), || {
+            let seen = self.interface();
+            (seen["state"] == state && seen["reopened"] == reopened).then_some(())
+        });
+    }
+
+    fn attach(&self) -> Session {
+        let options = Options { socket: self.socket(), ..Options::named("test") };
+        let mut session = Session::attach(options).unwrap();
+        session.claim(Claim::port(UDP, 9000)).unwrap();
+        session
+    }
+
+    /// Nothing is lost when no frame is on its way.
+    fn is_whole(&self) {
+        let stats: Value = serde_json::from_str(&self.ctl(&["--json", "stats"])).unwrap();
+        assert_eq!(stats["frames_conserved"], true, "{stats}");
+        assert_eq!(stats["slots_conserved"], true, "{stats}");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop(self.daemon.take());
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The payload of the next UDP datagram that a session receives; answers go where it came from.
+fn hear(session: &mut Session) -> Option<(Vec<u8>, Vec<u8>)> {
+    let frames = session.frames();
+    frames.receive().unwrap();
+    let mut heard = None;
+    while let Some(frame) = frames.next() {
+        let mut bytes = vec![0; frame.len()];
+        frame.copy_to(&mut bytes);
+        if bytes.get(12..14) == Some(&[8, 0]) && bytes.get(23) == Some(&UDP) {
+            let length = usize::from(u16::from_be_bytes([bytes[38], bytes[39]]));
+            heard = Some((bytes[42..34 + length].to_vec(), bytes));
+            break;
+        }
+    }
+    frames.flush().unwrap();
+    heard
+}
+
+/// The same frame on its way back.
+fn turned(mut frame: Vec<u8>) -> Vec<u8> {
+    let swap = |frame: &mut Vec<u8>, a: usize, b: usize, length: usize| {
+        for at in 0..length {
+            frame.swap(a + at, b + at);
+        }
+    };
+    swap(&mut frame, 0, 6, 6);
+    swap(&mut frame, 26, 30, 4);
+    swap(&mut frame, 34, 36, 2);
+    // No checksum of UDP; that of IPv4 is the same sum.
+    frame[40..42].copy_from_slice(&[0, 0]);
+    frame
+}
+
+fn say(session: &mut Session, bytes: &[u8]) {
+    let frames = session.frames();
+    let mut slot = frames.transmit().expect("a slot: few are on their way");
+    slot.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+    slot.send(bytes.len()).unwrap();
+    frames.flush().unwrap();
+}
+
+/// The peer's program asks, the session answers, and the peer hears nothing else: the kernel keeps out.
+fn converse(peer: &Namespace, session: &mut Session, payload: &[u8]) {
+    let socket = peer.run(|| UdpSocket::bind("10.9.0.2:0").unwrap()).unwrap();
+    socket.connect("10.9.0.1:9000").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    let mut bytes = [0; 64];
+    until("the answer", || {
+        // The first may be lost while the two hosts find each other.
+        match socket.send(payload) {
+            Ok(_) => {}
+            Err(error) => panic!("the kernel answered for the session: {error}"),
+        }
+        while let Some((heard, frame)) = hear(session) {
+            // What was sent too often before is for nobody.
+            if heard == payload {
+                say(session, &turned(frame));
+            }
+        }
+        match socket.recv(&mut bytes) {
+            Ok(length) => {
+                assert_eq!(&bytes[..length], payload);
+                Some(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(error) => panic!("the kernel answered for the session: {error}"),
+        }
+    });
+}
+
+/// The two hosts again, after the link between them was removed.
+fn join_again(peer: &Namespace, mac: Mac) {
+    let mut net = Netlink::open().unwrap();
+    net.add_veth("sv0", "pv0", Some(peer.as_fd())).unwrap();
+    net.set_mac("sv0", mac).unwrap();
+    Offloads::of("sv0").unwrap().set(Offload::GenericReceive, true).unwrap();
+    peer.run(|| {
+        let mut net = Netlink::open().unwrap();
+        net.add_address("pv0", address("10.9.0.2/24")).unwrap();
+        net.set_up("pv0").unwrap();
+    })
+    .unwrap();
+}
+
+fn receive_offload() -> Option<bool> {
+    Offloads::of("sv0").unwrap().get(Offload::GenericReceive).unwrap()
+}
+
+fn a_removed_link_comes_back(name: &str, host: &str) {
+    let peer = two_hosts();
+    let mut net = Netlink::open().unwrap();
+    let mac = net.link("sv0").unwrap().mac;
+    let served = Served::start(name, &format!("host = \"{host}\""), Arc::new(Module));
+    let mut session = served.attach();
+    assert_eq!(served.interface()["link"], "up");
+    converse(&peer, &mut session, b"before");
+
+    for turn in 1..=3 {
+        net.delete_link("sv0").unwrap();
+        served.is("gone", turn - 1);
+        until("the reason", || {
+            let seen = served.interface();
+            seen["waits_for"].as_str()?.contains("no interface is named").then_some(())
+        });
+        assert!(served.ctl(&["status"]).contains("sv0 is not open again yet: "));
+        join_again(&peer, mac);
+        // Step by step, as an administrator does it; each is waited for.
+        until("down", || served.interface()["waits_for"].as_str()?.contains("down").then_some(()));
+        net.set_up("sv0").unwrap();
+        until("its address", || {
+            let seen = served.interface();
+            seen["waits_for"].as_str()?.contains("address").then_some(())
+        });
+        for text in ["10.9.0.1/24", "fd09::1/64"] {
+            net.add_address("sv0", address(text)).unwrap();
+        }
+        served.is("up", turn);
+        assert_eq!(receive_offload(), Some(false), "as at the first opening");
+        converse(&peer, &mut session, format!("after {turn}").as_bytes());
+        served.is_whole();
+    }
+    assert!(served.ctl(&["status"]).contains("up, reopened 3"));
+    session.detach().unwrap();
+    drop(served);
+    assert_eq!(receive_offload(), Some(true), "put back");
+    let links = net.links().unwrap();
+    let left: Vec<_> = links.iter().map(|link| link.name.as_str()).filter(|n| *n != "lo").collect();
+    assert_eq!(left, ["sv0"]);
+}
+
+#[test]
+fn a_session_outlives_the_removal_of_its_interface() {
+    let name = "a_session_outlives_the_removal_of_its_interface";
+    isolated(name, || a_removed_link_comes_back(name, "auto"));
+}
+
+#[test]
+fn a_session_outlives_the_removal_of_its_interface_with_a_veth_for_the_host() {
+    let name = "a_session_outlives_the_removal_of_its_interface_with_a_veth_for_the_host";
+    isolated(name, || a_removed_link_comes_back(name, "veth"));
+}
+
+#[test]
+fn an_interface_that_returns_with_another_address_ends_its_sessions() {
+    let name = "an_interface_that_returns_with_another_address_ends_its_sessions";
+    isolated(name, || {
+        let peer = two_hosts();
+        let mut net = Netlink::open().unwrap();
+        let networks = "addresses = [\"10.9.0.1/24\"]";
+        let served = Served::start(name, networks, Arc::new(Module));
+        let mut session = served.attach();
+        converse(&peer, &mut session, b"before");
+        net.delete_link("sv0").unwrap();
+        served.is("gone", 0);
+        let other = Mac([2, 0, 0, 7, 7, 7]);
+        join_again(&peer, other);
+        // The kernel's own address is nothing to the sessions if the configuration names theirs.
+        net.add_address("sv0", address("10.9.0.1/24")).unwrap();
+        net.set_up("sv0").unwrap();
+        served.is("up", 1);
+        let moment = Some(Duration::from_millis(5));
+        until("its end", || session.frames().wait(moment, &[]).is_err().then_some(()));
+        session.reattach().unwrap();
+        assert_eq!(session.mac(), other.0);
+        converse(&peer, &mut session, b"after");
+    });
+}
+
+#[test]
+fn the_host_endpoint_comes_back_when_somebody_removes_it() {
+    let name = "the_host_endpoint_comes_back_when_somebody_removes_it";
+    isolated(name, || {
+        let peer = two_hosts();
+        let mut net = Netlink::open().unwrap();
+        let served = Served::start(name, "host = \"veth\"", Arc::new(Module));
+        let mut session = served.attach();
+        net.delete_link("u-sv0").unwrap();
+        served.is("up", 1);
+        converse(&peer, &mut session, b"after");
+        let ask = UdpSocket::bind("10.9.0.1:7000").unwrap();
+        ask.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        // The kernel hears again, too.
+        let from = peer.run(|| UdpSocket::bind("10.9.0.2:0").unwrap()).unwrap();
+        until("the kernel to hear", || {
+            from.send_to(b"kernel", "10.9.0.1:7000").unwrap();
+            ask.recv(&mut [0; 16]).ok()
+        });
+    });
+}
+
+/// A card of the double by the name of a link that the kernel has.
+fn card(double: &Double, slots: u32) -> QueueMedium {
+    let (wire, end) = queue_pair(256).unwrap();
+    let mut spec = NicSpec::new("sv0", Box::new(end));
+    (spec.tx_slots, spec.rx_slots) = (slots, slots);
+    double.add_nic(spec).unwrap();
+    wire
+}
+
+#[test]
+fn a_session_outlives_the_removal_of_a_card_of_netmap_and_no_slot_is_lost() {
+    let name = "a_session_outlives_the_removal_of_a_card_of_netmap_and_no_slot_is_lost";
+    isolated(name, || {
+        let _peer = two_hosts();
+        let mac = Netlink::open().unwrap().link("sv0").unwrap().mac;
+        let double = Double::new().unwrap();
+        let mut wire = card(&double, 64);
+        let served = Served::start(name, "port = \"netmap\"", Arc::new(double.clone()));
+        let mut session = served.attach();
+        let stats =
+            || -> Value { serde_json::from_str(&served.ctl(&["--json", "stats"])).unwrap() };
+        let question = |number: u8| {
+            let mut frame = [mac.0, [2, 0, 0, 0, 9, 9]].concat();
+            frame.extend([8, 0, 0x45, 0, 0, 33, 0, 0, 0x40, 0, 64, UDP, 0, 0]);
+            let sum = [0x4500u32, 33, 0x4000, 0x4011, 0x0a09, 2, 0x0a09, 1].iter().sum::<u32>();
+            let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            frame.extend([10, 9, 0, 2, 10, 9, 0, 1, 0, 9, 0x23, 0x28, 0, 13, 0, 0]);
+            frame.extend([number; 5]);
+            frame.resize(60, 0);
+            frame
+        };
+        let mut ask = |wire: &mut QueueMedium, number: u8| {
+            assert!(wire.send(&question(number)));
+            let (heard, frame) = until("the question", || hear(&mut session));
+            assert_eq!(heard, [number; 5]);
+            say(&mut session, &turned(frame));
+            let mut bytes = [0; 2048];
+            let length = until("the answer", || wire.receive(&mut bytes));
+            assert_eq!(bytes[42..length.min(47)], [number; 5]);
+        };
+        ask(&mut wire, 1);
+        let slots = stats()["slots"].clone();
+        for turn in 1..=4u8 {
+            double.remove("sv0").unwrap();
+            served.is("gone", (turn - 1).into());
+            assert!(!double.is_open("sv0"), "closed at once, so that the removal goes on");
+            wire = card(&double, 64);
+            served.is("up", turn.into());
+            ask(&mut wire, turn);
+            assert_eq!(stats()["slots"], slots, "turn {turn}");
+            served.is_whole();
+        }
+        // One with longer rings than there are buffers for is served by copying.
+        double.remove("sv0").unwrap();
+        served.is("gone", 4);
+        wire = card(&double, 512);
+        served.is("up", 5);
+        ask(&mut wire, 5);
+        served.is_whole();
+        session.detach().unwrap();
+        drop(served);
+        assert!(!double.is_open("sv0"));
+        for region in double.regions() {
+            assert_eq!((double.leaks(region), double.double_frees(region)), (0, 0));
+        }
+    });
+}

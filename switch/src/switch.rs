@@ -12,7 +12,7 @@
 
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::deliver::{Deliver, Sent, tx_budget};
-use crate::interface::{Interface, Outlet, Recent};
+use crate::interface::{Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
 use crate::port::{BURST, Burst, Port};
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
@@ -44,11 +44,23 @@ pub struct InterfaceSpec {
     pub addresses: Vec<IpAddr>,
     /// Where the network is.
     pub wire: Box<dyn Port>,
-    /// Where the kernel's stack is, if it takes part.
+    /// Where what no client claims goes, if anywhere.
     pub host: Option<Box<dyn Port>>,
+    /// Whom the host port leads to.
+    pub behind: Behind,
     /// What the kernel hears on the interface itself, behind its guard, so that the switch must not
     /// pass it on to the host port. Empty where the host port is the kernel's only way in.
     pub kernel_hears: Vec<Pass>,
+}
+
+/// Whom the host port of an interface leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Behind {
+    /// The kernel's stack, which has the interface's link address.
+    #[default]
+    Kernel,
+    /// Another network: the interface is a bump in the wire between two.
+    Network,
 }
 
 /// Why a session or a rule was not taken.
@@ -182,6 +194,7 @@ impl Switch {
             wire: Outlet::new(spec.wire),
             host: spec.host.map(Outlet::new),
             kernel_hears: spec.kernel_hears,
+            bump: (spec.behind == Behind::Network).then(|| Stations::new(seed.rotate_left(16))),
             clients: Vec::new(),
         });
         Ok(InterfaceId(number))

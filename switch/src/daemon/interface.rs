@@ -26,7 +26,7 @@ use crate::port::Port;
 use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use crate::port::tap::{Tap, TapSpec};
 use crate::port::wire::{Faults, Wire, WireSpec};
-use crate::switch::InterfaceSpec;
+use crate::switch::{Behind, InterfaceSpec};
 use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
@@ -286,6 +286,7 @@ pub(super) fn opened(
         addresses: addresses.iter().map(|network| network.address()).collect(),
         wire,
         host,
+        behind: Behind::Kernel,
         kernel_hears: kernel_hears.to_vec(),
     };
     let specs = queues.into_iter().map(spec).collect();

@@ -1,4 +1,4 @@
-//! Frames that the kernel sends on the host port.
+//! Frames that come in on the host port: those that the kernel sends.
 
 use super::Interface;
 use super::steer::{Answer, Steered};
@@ -9,8 +9,11 @@ use crate::verdict::{DropReason, Receiver};
 use usnet_shmring::pool::Frame;
 
 impl Interface {
-    /// A frame that the kernel sent on the host port.
+    /// A frame that came in on the host port.
     pub(crate) fn from_host(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        if self.bump.is_some() {
+            return self.from_behind(deliver, frame, now);
+        }
         let seen = match classify(deliver.pool.bytes(&frame)) {
             Ok(seen) => seen,
             Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),

@@ -3,6 +3,7 @@
 use super::Interface;
 use super::recall::LONG_AGO;
 use super::recent::{Key, Origin, Way};
+use super::stations::Side;
 use super::steer::Steered;
 use crate::classify::{Classified, classify, classify_plain};
 use crate::deliver::Deliver;
@@ -15,6 +16,9 @@ impl Interface {
     #[inline]
     pub(crate) fn from_wire(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
         let bytes = deliver.pool.bytes(&frame);
+        if self.passes_unread(bytes, Side::Wire) {
+            return self.to_host(deliver, frame, now);
+        }
         let key = Key::of(bytes, bytes.len(), Origin::WIRE);
         let way = match self.remembered(key) {
             Some(decision) => {
@@ -26,13 +30,16 @@ impl Interface {
         match way {
             Some(Way::Client(id)) => deliver.to_client(frame, id),
             Some(Way::Host) => self.wire_to_host(deliver, frame, now),
+            Some(Way::Wire | Way::Group) | None if self.bump.is_some() => {
+                self.across(deliver, frame, Side::Wire, now);
+            }
             Some(Way::Wire | Way::Group) | None => self.any_from_wire(deliver, frame, now),
         }
     }
 
-    /// Where a frame from the wire goes, if it is plain and has one receiver.
+    /// Where a frame from a network goes, if it is plain and has one receiver.
     #[inline(never)]
-    fn steer_anew(&mut self, bytes: &[u8], key: Option<Key>, now: Time) -> Option<Way> {
+    pub(super) fn steer_anew(&mut self, bytes: &[u8], key: Option<Key>, now: Time) -> Option<Way> {
         let plain = classify_plain(bytes, bytes.len())?;
         if plain.destination != self.mac {
             return None;
@@ -83,14 +90,14 @@ impl Interface {
 
 /// Whether a frame has a tag behind its link addresses.
 #[inline]
-fn has_tag(frame: &[u8]) -> bool {
+pub(super) fn has_tag(frame: &[u8]) -> bool {
     matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
 }
 
 /// Takes priority tags off, which say nothing that a client would understand, and reads the frame
 /// again. `None` if that does not work, and the frame is of no use.
 #[cold]
-fn without_tags(deliver: &mut Deliver, frame: &mut Frame) -> Option<Classified> {
+pub(super) fn without_tags(deliver: &mut Deliver, frame: &mut Frame) -> Option<Classified> {
     const TAG: u16 = 4;
     while has_tag(deliver.pool.bytes(frame)) {
         deliver.pool.bytes_mut(frame).get_mut(..16)?.copy_within(..12, usize::from(TAG));

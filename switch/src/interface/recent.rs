@@ -46,6 +46,8 @@ pub(crate) struct Origin(u16);
 impl Origin {
     /// The network.
     pub(crate) const WIRE: Self = Self(u16::MAX);
+    /// The network behind a bump.
+    pub(crate) const BEHIND: Self = Self(u16::MAX - 1);
 
     /// A client.
     #[inline(always)]

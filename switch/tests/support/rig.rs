@@ -14,7 +14,7 @@ use usnet_switch::net::guard::Pass;
 use usnet_switch::session::InterfaceId;
 use usnet_switch::session::{GroupId, SessionSpec};
 use usnet_switch::snapshot::Snapshot;
-use usnet_switch::switch::{Event, InterfaceSpec, Switch, SwitchError};
+use usnet_switch::switch::{Behind, Event, InterfaceSpec, Switch, SwitchError};
 use usnet_switch::time::Time;
 use usnet_switch::verdict::DropReason;
 
@@ -26,13 +26,20 @@ pub(crate) const SLOTS: u32 = 4096;
 pub(crate) struct Options {
     pub(crate) host: bool,
     pub(crate) host_sees_arp: bool,
+    pub(crate) behind: Behind,
     pub(crate) interfaces: u8,
     pub(crate) port_slots: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { host: true, host_sees_arp: false, interfaces: 1, port_slots: 512 }
+        Self {
+            host: true,
+            host_sees_arp: false,
+            behind: Behind::Kernel,
+            interfaces: 1,
+            port_slots: 512,
+        }
     }
 }
 
@@ -141,6 +148,7 @@ impl Rig {
                 ],
                 wire,
                 host: host.map(|(port, _)| port as _),
+                behind: options.behind,
                 kernel_hears: if options.host_sees_arp { Pass::NEIGHBOURS.into() } else { vec![] },
             };
             assert_eq!(switch.add_interface(spec).unwrap(), InterfaceId(n));

@@ -5,6 +5,7 @@
 //!                                             <--events----
 //! ```
 
+mod bump;
 mod event;
 mod gateway;
 pub mod interface;

@@ -46,8 +46,11 @@ impl Cards {
         kernel: Arc<dyn Kernel>,
     ) -> Result<(Memory, Vec<Pool>, Self), MemoryError> {
         let workers = config.worker.count;
-        let cards: Vec<&Interface> =
-            config.interfaces.iter().filter(|i| i.port == Backend::Netmap).collect();
+        let in_front = config.interfaces.iter().map(|i| (i.port, i.name.as_str()));
+        let behind = config.interfaces.iter().filter_map(|i| i.behind.as_ref());
+        let all = in_front.chain(behind.map(|b| (b.port, b.interface.as_str())));
+        let cards: Vec<&str> =
+            all.filter(|(port, _)| *port == Backend::Netmap).map(|(_, name)| name).collect();
         if cards.is_empty() {
             let (memory, pools) = Memory::new(&config.memory, workers)?;
             return Ok((memory, pools, Self { kernel, bank: None }));
@@ -69,17 +72,12 @@ impl Cards {
     }
 
     /// Opens one port.
-    fn open(
-        &self,
-        interface: &Interface,
-        link: &Link,
-        name: PortName,
-    ) -> Result<Netmap, OpenError> {
+    fn open(&self, link: &Link, name: PortName) -> Result<Netmap, OpenError> {
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         let spec = NetmapSpec { name, mac: link.mac, mtu };
         let bank = self.bank.as_ref().filter(|_| !is_native_veth(link.kind.as_deref()));
         Netmap::open(self.kernel.as_ref(), &spec, bank).map_err(|source| OpenError::Port {
-            name: interface.name.clone(),
+            name: link.name.clone(),
             what: "a netmap port",
             hint: match source.kind() {
                 io::ErrorKind::NotFound => "; load the module netmap",
@@ -90,6 +88,18 @@ impl Cards {
         })
     }
 
+    /// Opens a card's rings alone.
+    pub(super) fn open_card(&self, link: &Link, kept: &mut Kept) -> Result<Netmap, OpenError> {
+        kept.keep_qdisc(link);
+        // Whatever would make a frame other than it is on the wire.
+        kept.turn_off_offloads(&link.name, &Offload::ALL).map_err(net_error(&link.name))?;
+        let port = self.open(link, PortName::nic(&link.name))?;
+        let exchange = if port.swaps() { "swapped" } else { "copied" };
+        let rings = port.rings();
+        tracing::info!(interface = link.name, buffers = exchange, ?rings, "netmap port open");
+        Ok(port)
+    }
+
     /// Opens an interface: the card's rings, and the host rings unless the kernel is to be left out.
     pub(super) fn open_interface(
         &self,
@@ -98,18 +108,11 @@ impl Cards {
         mut kept: Kept,
         addresses: Vec<crate::config::Network>,
     ) -> Result<Opened, OpenError> {
-        let name = &interface.name;
-        kept.keep_qdisc(link);
-        // Whatever would make a frame other than it is on the wire.
-        kept.turn_off_offloads(interface, &Offload::ALL).map_err(net_error(interface))?;
-        let wire = self.open(interface, link, PortName::nic(name))?;
-        let (swaps, rings) = (wire.swaps(), wire.rings());
+        let wire = self.open_card(link, &mut kept)?;
         let host = match interface.host {
             HostEndpoint::None => None,
-            _ => Some(self.open(interface, link, PortName::host(name))?),
+            _ => Some(self.open(link, PortName::host(&interface.name))?),
         };
-        let exchange = if swaps { "swapped" } else { "copied" };
-        tracing::info!(interface = name, buffers = exchange, ?rings, "netmap port open");
         let mtu = wire.info().mtu;
         let host = host.map(|host| vec![Box::new(host) as Box<dyn Port>]);
         let queues = Queue::pair(vec![wire], host);
@@ -119,11 +122,11 @@ impl Cards {
 }
 
 /// Buffers that the rings of these interfaces hold, host rings too.
-fn ring_buffers(kernel: &dyn Kernel, cards: &[&Interface]) -> io::Result<u32> {
+fn ring_buffers(kernel: &dyn Kernel, cards: &[&str]) -> io::Result<u32> {
     let mut buffers = 0;
     for card in cards {
         let mut info = PortInfo::default();
-        kernel.open()?.control(&card.name, Control::PortInfo(&mut info))?;
+        kernel.open()?.control(card, Control::PortInfo(&mut info))?;
         buffers += info.ring_buffers();
     }
     Ok(buffers)

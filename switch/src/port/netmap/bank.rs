@@ -32,14 +32,14 @@ const RING_SIZE: u32 = 32_768;
 /// A region over the daemon's own memory.
 #[derive(Debug)]
 pub struct Bank {
+    /// Keeps the region; closed when all ports are, and before the memory goes.
+    _holder: Mutex<Box<dyn Device>>,
     region: Arc<Region>,
     memory_id: u16,
     /// First slot of the port segment: buffer 0.
     first: u32,
     /// Slots that the kernel keeps, for itself or for rings that are not open.
     kept: Mutex<HashMap<u32, Frame>>,
-    /// Keeps the region; closed last.
-    _holder: Mutex<Box<dyn Device>>,
     /// Where the holder's `netmap_if` lies.
     offset: u64,
 }

@@ -200,6 +200,7 @@ pub fn rig_over(
             wire,
             host: None,
             behind: Behind::Kernel,
+            cut_through: true,
             kernel_hears: Vec::new(),
         })
         .map_err(say("add an interface"))?;

@@ -48,6 +48,9 @@ pub struct InterfaceSpec {
     pub host: Option<Box<dyn Port>>,
     /// Whom the host port leads to.
     pub behind: Behind,
+    /// Whether frames may go from one of its ports to the other without becoming slots, where both are
+    /// able to.
+    pub cut_through: bool,
     /// What the kernel hears on the interface itself, behind its guard, so that the switch must not
     /// pass it on to the host port. Empty where the host port is the kernel's only way in.
     pub kernel_hears: Vec<Pass>,
@@ -194,6 +197,7 @@ impl Switch {
             wire: Outlet::new(spec.wire),
             host: spec.host.map(Outlet::new),
             kernel_hears: spec.kernel_hears,
+            cut_through: spec.cut_through,
             bump: (spec.behind == Behind::Network).then(|| Stations::new(seed.rotate_left(16))),
             clients: Vec::new(),
         });
@@ -363,8 +367,11 @@ impl Switch {
 
     /// One burst from a wire or host port.
     fn receive(&mut self, index: usize, from_host: bool, now: Time) -> usize {
-        let Self { interfaces, deliver, inbox, .. } = self;
+        let Self { interfaces, deliver, inbox, head, .. } = self;
         let Some(interface) = interfaces.get_mut(index) else { return 0 };
+        if let Some(count) = interface.receive_cut(deliver, from_host, head, now) {
+            return count;
+        }
         let outlet = if from_host { interface.host.as_mut() } else { Some(&mut interface.wire) };
         let Some(outlet) = outlet.filter(|o| !o.gone) else { return 0 };
         if let Err(error) = outlet.port.receive(now, &mut deliver.pool, inbox) {

@@ -82,6 +82,7 @@ impl Bump {
             wire: Box::new(wire),
             host: Some(Box::new(host)),
             behind: Behind::Network,
+            cut_through: true,
             kernel_hears: Vec::new(),
         };
         switch.add_interface(spec).unwrap();

@@ -248,8 +248,19 @@ fn check_interface(
     memory: &Memory,
     problems: &mut Problems,
 ) -> Interface {
-    let RawInterface { name, port, ring, host, addresses, gateways, host_ports, network, mac, mtu } =
-        raw;
+    let RawInterface {
+        cut_through,
+        name,
+        port,
+        ring,
+        host,
+        addresses,
+        gateways,
+        host_ports,
+        network,
+        mac,
+        mtu,
+    } = raw;
     check_name(format_args!("{key}.name"), name, problems);
     let has_kernel = matches!(port, Backend::AfPacket | Backend::Netmap);
     if *host == RawHost::default() && !has_kernel {
@@ -273,6 +284,10 @@ fn check_interface(
     if !has_socket && *ring != Ring::default() {
         let allowed = "belongs to a packet socket, so only with port \"af_packet\"";
         problems.add(format_args!("{key}.ring"), quoted("v3"), allowed);
+    }
+    if *port != Backend::Netmap && !*cut_through {
+        let allowed = "is of frames in netmap's memory, so only with port \"netmap\"";
+        problems.add(format_args!("{key}.cut_through"), "false", allowed);
     }
     let list_key = format!("{key}.addresses");
     let addresses: Vec<Network> = problems.list(&list_key, addresses, NETWORK);
@@ -324,6 +339,7 @@ fn check_interface(
         ring: *ring,
         host,
         behind,
+        cut_through: *cut_through,
         addresses,
         gateways,
         host_ports: problems.services(&format!("{key}.host_ports"), host_ports),

@@ -107,6 +107,8 @@ pub struct Interface {
     pub host: HostEndpoint,
     /// The network that this interface is a bump in front of.
     pub behind: Option<Behind>,
+    /// Whether frames may go between its two ports where they lie, in netmap's own memory.
+    pub cut_through: bool,
     /// Addresses shared by host and clients; empty means those of the link.
     pub addresses: Vec<Network>,
     /// Routers, at most one of each family.

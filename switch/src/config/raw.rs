@@ -165,6 +165,8 @@ pub(super) struct RawInterface {
     pub(super) ring: Ring,
     #[serde(default)]
     pub(super) host: RawHost,
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub(super) cut_through: bool,
     #[serde(default)]
     pub(super) addresses: Vec<String>,
     #[serde(default)]
@@ -213,6 +215,15 @@ pub(super) struct RawPolicy {
     pub(super) ports: Option<Vec<String>>,
     #[serde(default)]
     pub(super) quota: RawQuota,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]

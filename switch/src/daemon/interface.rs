@@ -333,6 +333,7 @@ pub(super) fn opened(
         wire,
         host,
         behind: Behind::Kernel,
+        cut_through: interface.cut_through,
         kernel_hears: kernel_hears.to_vec(),
     };
     let specs = queues.into_iter().map(spec).collect();

@@ -15,8 +15,7 @@
 
 use super::Interface;
 use super::from_wire::{has_tag, without_tags};
-use super::recall::LONG_AGO;
-use super::recent::{Key, Origin, Way};
+use super::recent::Way;
 use super::stations::Side;
 use super::steer::Steered;
 use crate::classify::{Mac, classify};
@@ -51,20 +50,9 @@ impl Interface {
     #[inline]
     pub(super) fn from_behind(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
         let bytes = deliver.pool.bytes(&frame);
-        if self.passes_unread(bytes, Side::Behind) {
-            return self.wire.push(deliver, frame, now);
-        }
-        let key = Key::of(bytes, bytes.len(), Origin::BEHIND);
-        let way = match self.remembered(key) {
-            Some(decision) => {
-                debug_assert_eq!(self.steer_anew(bytes, None, LONG_AGO), Some(decision.way));
-                Some(self.again(decision, now))
-            }
-            None => self.steer_anew(bytes, key, now),
-        };
-        match way {
+        match self.way_from(Side::Behind, bytes, bytes.len(), now) {
             Some(Way::Client(id)) => deliver.to_client(frame, id),
-            // Who is behind: for a frame from there, the wire.
+            // The other port: for a frame from behind, the wire.
             Some(Way::Host) => self.wire.push(deliver, frame, now),
             Some(Way::Wire | Way::Group) | None => self.across(deliver, frame, Side::Behind, now),
         }

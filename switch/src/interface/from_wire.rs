@@ -16,18 +16,7 @@ impl Interface {
     #[inline]
     pub(crate) fn from_wire(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
         let bytes = deliver.pool.bytes(&frame);
-        if self.passes_unread(bytes, Side::Wire) {
-            return self.to_host(deliver, frame, now);
-        }
-        let key = Key::of(bytes, bytes.len(), Origin::WIRE);
-        let way = match self.remembered(key) {
-            Some(decision) => {
-                debug_assert_eq!(self.steer_anew(bytes, None, LONG_AGO), Some(decision.way));
-                Some(self.again(decision, now))
-            }
-            None => self.steer_anew(bytes, key, now),
-        };
-        match way {
+        match self.way_from(Side::Wire, bytes, bytes.len(), now) {
             Some(Way::Client(id)) => deliver.to_client(frame, id),
             Some(Way::Host) => self.wire_to_host(deliver, frame, now),
             Some(Way::Wire | Way::Group) | None if self.bump.is_some() => {
@@ -37,10 +26,40 @@ impl Interface {
         }
     }
 
+    /// Where a frame of `length` bytes goes that begins with `head` and came in from a network, if its
+    /// head alone says so: [`Way::Host`] is to the other port. The frame may lie anywhere; every way of
+    /// frames asks here.
+    #[inline(always)]
+    pub(super) fn way_from(
+        &mut self,
+        side: Side,
+        head: &[u8],
+        length: usize,
+        now: Time,
+    ) -> Option<Way> {
+        if self.passes_unread(head, side) {
+            return Some(Way::Host);
+        }
+        let key = Key::of(head, length, Origin::network(side));
+        match self.remembered(key) {
+            Some(decision) => {
+                debug_assert_eq!(self.steer_anew(head, length, None, LONG_AGO), Some(decision.way));
+                Some(self.again(decision, now))
+            }
+            None => self.steer_anew(head, length, key, now),
+        }
+    }
+
     /// Where a frame from a network goes, if it is plain and has one receiver.
     #[inline(never)]
-    pub(super) fn steer_anew(&mut self, bytes: &[u8], key: Option<Key>, now: Time) -> Option<Way> {
-        let plain = classify_plain(bytes, bytes.len())?;
+    fn steer_anew(
+        &mut self,
+        head: &[u8],
+        length: usize,
+        key: Option<Key>,
+        now: Time,
+    ) -> Option<Way> {
+        let plain = classify_plain(head, length)?;
         if plain.destination != self.mac {
             return None;
         }

@@ -12,6 +12,7 @@
 //! - What is otherwise where another network is behind the host port stands in [`bump`].
 
 mod bump;
+mod cut;
 mod from_client;
 mod from_host;
 mod from_wire;
@@ -51,6 +52,8 @@ pub(crate) struct Interface {
     pub(crate) host: Option<Outlet>,
     /// What the kernel hears on the interface itself, so that it must not get it a second time.
     pub(crate) kernel_hears: Vec<Pass>,
+    /// Whether frames may go from port to port where they lie.
+    pub(crate) cut_through: bool,
     /// Where the stations of the two networks are, if there is one behind the host port.
     pub(crate) bump: Option<Stations>,
     /// Clients attached to it.

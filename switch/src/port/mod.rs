@@ -198,6 +198,11 @@ pub trait Port: Debug + Send {
         None
     }
 
+    /// Itself, if it is over netmap: between two of these frames may go without becoming slots.
+    fn netmap(&mut self) -> Option<&mut netmap::Netmap> {
+        None
+    }
+
     /// Gives every slot back that the port still holds. Called once, before the port is dropped.
     fn close(&mut self, pool: &mut Pool) {
         let _ = pool;

@@ -1,19 +1,15 @@
 //! A bump in the wire: another network behind the host port. What no client claims goes through it as if
 //! it were a cable.
 
+use crate::any_frame::{HERE, THERE, any_frame};
 use crate::support::frames::*;
 use crate::support::rig::Fate::{Client, Consumed, Dropped, Host, Wire};
 use crate::support::rig::{Attach, Fate, Mode, Options, Rig};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::select;
 use usnet_switch::classify::{Mac, classify};
 use usnet_switch::switch::Behind;
 use usnet_switch::verdict::DropReason::{Malformed, NoReceiver, SpoofedMac, SpoofedPort};
-
-/// Stations of the network at the wire port, and of the one behind.
-const HERE: Mac = PEER;
-const THERE: Mac = Mac([2, 0, 0, 0, 0, 0x77]);
 
 fn bump() -> Rig {
     Rig::with(Options { behind: Behind::Network, ..Options::default() })
@@ -221,38 +217,6 @@ fn when_the_network_behind_is_gone_its_frames_are_counted_and_clients_serve_on()
     assert_eq!(rig.arrives(&inward("10.0.0.9", "10.0.0.1").udp(9, 22)), [Dropped(NoReceiver)]);
     assert_eq!(rig.arrives(&strangers(HERE, THERE)[0]), [Dropped(NoReceiver)]);
     assert_eq!(rig.arrives(&inward("10.0.0.9", "10.0.0.1").udp(9, 7)), [Client(1)]);
-}
-
-/// Any frame: of a kind, to anybody, with a byte overwritten.
-fn any_frame() -> impl Strategy<Value = Vec<u8>> {
-    let links = vec![OURS, HERE, THERE, BROADCAST, Mac([0x33, 0x33, 0, 0, 0, 1])];
-    let ours = vec!["10.0.0.1", "10.0.0.50", "10.0.0.8", "224.0.0.251"];
-    let frame = (select(links), select(ours), 0..12u8, 0..10u16, any::<(bool, bool)>()).prop_map(
-        |(to, address, kind, port, (is_tagged, is_question))| {
-            let packet = inward("10.0.0.9", address).to_link(to);
-            let frame = match kind {
-                0..=4 => packet.udp(9, port),
-                5 => packet.tcp(9, port),
-                6 => packet.first(port).udp(9, 7),
-                7 => packet.later(port).rest(UDP),
-                8 => packet.echo_request(port),
-                9 if address != "224.0.0.251" => {
-                    arp(to, HERE, if is_question { 1 } else { 2 }, HERE, "10.0.0.9", address)
-                }
-                _ => ethernet(to, HERE, 0x88cc, &[0; 50]),
-            };
-            if is_tagged { tagged(&frame, port % 2) } else { frame }
-        },
-    );
-    let damage = prop::option::weighted(0.3, (12..60usize, any::<u8>()));
-    (frame, damage).prop_map(|(mut frame, damage)| {
-        if let Some((at, byte)) = damage
-            && let Some(place) = frame.get_mut(at)
-        {
-            *place = byte;
-        }
-        frame
-    })
 }
 
 proptest! {

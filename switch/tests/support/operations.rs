@@ -90,6 +90,7 @@ impl World {
             host: shape & 1 == 0,
             host_sees_arp: shape & 18 == 2,
             behind: if shape & 16 == 0 { Behind::Kernel } else { Behind::Network },
+            cut_through: true,
             interfaces: 1 + ((shape >> 2) & 1),
             // Sometimes so few that they run out.
             port_slots: if shape & 8 == 0 { 512 } else { 48 },

@@ -11,6 +11,7 @@ use usnet_shmring::queues::{ClientQueues, DaemonQueues};
 use usnet_shmring::region::{Region, Writer};
 use usnet_switch::classify::{Mac, Protocol};
 use usnet_switch::net::guard::Pass;
+use usnet_switch::port::Port;
 use usnet_switch::session::InterfaceId;
 use usnet_switch::session::{GroupId, SessionSpec};
 use usnet_switch::snapshot::Snapshot;
@@ -27,6 +28,7 @@ pub(crate) struct Options {
     pub(crate) host: bool,
     pub(crate) host_sees_arp: bool,
     pub(crate) behind: Behind,
+    pub(crate) cut_through: bool,
     pub(crate) interfaces: u8,
     pub(crate) port_slots: u32,
 }
@@ -37,6 +39,7 @@ impl Default for Options {
             host: true,
             host_sees_arp: false,
             behind: Behind::Kernel,
+            cut_through: true,
             interfaces: 1,
             port_slots: 512,
         }
@@ -124,6 +127,22 @@ impl Rig {
     }
 
     pub(crate) fn with(options: Options) -> Self {
+        let (mut wires, mut hosts) = (Vec::new(), Vec::new());
+        let rig = Self::over(options, |n| {
+            let (wire, hand) = Script::new(&format!("wire{n}"), mac(n));
+            wires.push(hand);
+            let host = options.host.then(|| Script::new(&format!("host{n}"), mac(n)));
+            hosts.push(host.as_ref().map(|(_, hand)| hand.clone()));
+            (wire, host.map(|(port, _)| port as _))
+        });
+        Self { wires, hosts, ..rig }
+    }
+
+    /// Over ports of the caller's, on which it has no hand itself.
+    pub(crate) fn over(
+        options: Options,
+        mut ports: impl FnMut(u8) -> (Box<dyn Port>, Option<Box<dyn Port>>),
+    ) -> Self {
         let arena = Arena::reserve(SLOTS, SlotSize::DEFAULT).expect("address space");
         let segment = |name, writer, slots| {
             SlotRange::whole(arena.add_segment(name, writer, slots, false).expect("memory"))
@@ -133,12 +152,8 @@ impl Rig {
         let port = daemon.split(options.port_slots).expect("slots");
         let memories = vec![Memory::of(&port)];
         let mut switch = Switch::new(Pool::new(port).expect("a pool"), 7);
-        let (mut wires, mut hosts) = (Vec::new(), Vec::new());
         for n in 0..options.interfaces {
-            let (wire, hand) = Script::new(&format!("wire{n}"), mac(n));
-            wires.push(hand);
-            let host = options.host.then(|| Script::new(&format!("host{n}"), mac(n)));
-            hosts.push(host.as_ref().map(|(_, hand)| hand.clone()));
+            let (wire, host) = ports(n);
             let spec = InterfaceSpec {
                 mac: mac(n),
                 mtu: 1500,
@@ -147,8 +162,9 @@ impl Rig {
                     format!("fd0{n}::1").parse().unwrap(),
                 ],
                 wire,
-                host: host.map(|(port, _)| port as _),
+                host,
                 behind: options.behind,
+                cut_through: options.cut_through,
                 kernel_hears: if options.host_sees_arp { Pass::NEIGHBOURS.into() } else { vec![] },
             };
             assert_eq!(switch.add_interface(spec).unwrap(), InterfaceId(n));
@@ -156,8 +172,8 @@ impl Rig {
         Self {
             switch,
             now: Time(0),
-            wires,
-            hosts,
+            wires: Vec::new(),
+            hosts: Vec::new(),
             clients: Vec::new(),
             memories,
             events: Vec::new(),

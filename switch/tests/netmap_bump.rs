@@ -10,6 +10,7 @@ use usnet_switch::port::netmap::double::{
     Double, MachineSpec, Medium, NicSpec, QueueMedium, Quirk, queue_pair,
 };
 use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec};
+use usnet_switch::port::{Handling, Region};
 use usnet_switch::snapshot::Snapshot;
 use usnet_switch::switch::{Behind, InterfaceSpec, Switch};
 use usnet_switch::time::Time;
@@ -92,6 +93,8 @@ impl Bump {
     fn run(&mut self) -> Snapshot {
         while self.switch.step(Time(0)) > 0 {}
         let snapshot = self.switch.snapshot();
+        let exchange = snapshot.interfaces[0].wire.exchange.as_ref().unwrap();
+        assert_eq!((exchange.region, exchange.frames), (Region::Own, Handling::Swapped));
         assert!(snapshot.frames_conserved && snapshot.slots_conserved, "{snapshot:#?}");
         snapshot
     }

@@ -30,13 +30,15 @@ use usnet_shmring::pool::Pool;
 pub struct Cards {
     kernel: Arc<dyn Kernel>,
     bank: Option<Arc<Bank>>,
+    /// Why there is none.
+    why_none: &'static str,
 }
 
 impl Cards {
     /// For interfaces that are not over netmap.
     #[must_use]
     pub fn none() -> Self {
-        Self { kernel: Arc::new(Module), bank: None }
+        Self { kernel: Arc::new(Module), bank: None, why_none: "" }
     }
 
     /// Makes the daemon's memory, and gives it to netmap if there are interfaces over it. Where the
@@ -53,30 +55,36 @@ impl Cards {
             all.filter(|(port, _)| *port == Backend::Netmap).map(|(_, name)| name).collect();
         if cards.is_empty() {
             let (memory, pools) = Memory::new(&config.memory, workers)?;
-            return Ok((memory, pools, Self { kernel, bank: None }));
+            return Ok((memory, pools, Self { kernel, bank: None, why_none: "" }));
         }
         let ((memory, mut pools), objects) = Memory::with_objects(&config.memory, workers)?;
         let bank = ring_buffers(kernel.as_ref(), &cards).and_then(|buffers| {
             Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pools, buffers)
         });
+        let mut why_none = "netmap does not take the daemon's memory; the log says why";
         let bank = match bank {
             Ok(bank) => Some(bank),
             // Without the module no port can be opened: that says it better.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
+                if error.kind() == io::ErrorKind::Unsupported {
+                    why_none = "the module was built without external memory";
+                }
                 tracing::warn!(%error, "netmap does not take the daemon's memory; frames are copied");
                 None
             }
         };
-        Ok((memory, pools, Self { kernel, bank }))
+        Ok((memory, pools, Self { kernel, bank, why_none }))
     }
 
     /// Opens one port.
     fn open(&self, link: &Link, name: PortName) -> Result<Netmap, OpenError> {
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         let spec = NetmapSpec { name, mac: link.mac, mtu };
-        let bank = self.bank.as_ref().filter(|_| !is_native_veth(link.kind.as_deref()));
-        Netmap::open(self.kernel.as_ref(), &spec, bank).map_err(|source| OpenError::Port {
+        let is_native_veth = is_native_veth(link.kind.as_deref());
+        let bank = self.bank.as_ref().filter(|_| !is_native_veth);
+        let opened = Netmap::open(self.kernel.as_ref(), &spec, bank);
+        let mut port = opened.map_err(|source| OpenError::Port {
             name: link.name.clone(),
             what: "a netmap port",
             hint: match source.kind() {
@@ -85,7 +93,15 @@ impl Cards {
                 _ => "",
             },
             source,
-        })
+        })?;
+        if is_native_veth {
+            port.explain(
+                "netmap's own driver for veth mistakes buffers of other regions for its own",
+            );
+        } else if self.bank.is_none() {
+            port.explain(self.why_none);
+        }
+        Ok(port)
     }
 
     /// Opens a card's rings alone.

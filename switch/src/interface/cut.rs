@@ -26,8 +26,10 @@ use crate::time::Time;
 
 impl Interface {
     /// Whether frames go from port to port where they lie.
-    pub(crate) fn cuts(&mut self) -> bool {
-        self.cut_through && self.rings(false).is_some_and(|(from, to)| from.is_beside(to))
+    pub(crate) fn cuts(&self) -> bool {
+        let host = self.host.as_ref().and_then(|host| host.port.as_netmap());
+        let pair = self.wire.port.as_netmap().zip(host);
+        self.cut_through && pair.is_some_and(|(wire, host)| wire.is_beside(host))
     }
 
     /// One burst from a port, cut through. `None` if that cannot be; else how many frames moved.

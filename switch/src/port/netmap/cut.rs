@@ -14,6 +14,7 @@ use super::Netmap;
 use super::abi::slot_flag;
 use super::port::{copy_in, longest};
 use super::region::{Slot, inconsistent};
+use crate::port::{Exchange, Handling, Region};
 use std::io;
 use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
 
@@ -39,6 +40,24 @@ impl Glimpse {
 }
 
 impl Netmap {
+    /// Says for people why the port was not opened in the daemon's memory.
+    pub fn explain(&mut self, why: &'static str) {
+        self.why_netmaps = why;
+    }
+
+    /// How its frames get into slots and back, without regard to another port.
+    pub(super) fn own_exchange(&self) -> Exchange {
+        let (region, frames, why) = match (&self.bank, self.has_peer) {
+            (Some(_), _) => (Region::Own, Handling::Swapped, "its buffers are slots of the daemon"),
+            (None, true) => {
+                let why = "the program at the other end writes its slots at any time";
+                (Region::PeerWritten, Handling::Copied, why)
+            }
+            (None, false) => (Region::Netmap, Handling::Copied, self.why_netmaps),
+        };
+        Exchange { region, frames, why }
+    }
+
     /// Whether buffers may change places between the two ports' rings.
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
         let is_netmaps = |port: &Self| port.bank.is_none() && !port.has_peer;

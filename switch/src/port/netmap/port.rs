@@ -19,7 +19,7 @@ use super::kernel::{Control, Device, Direction, Kernel};
 use super::name::PortName;
 use super::region::{Region, Ring, Slot, inconsistent};
 use crate::classify::Mac;
-use crate::port::{Burst, Port, PortCounters, PortInfo};
+use crate::port::{Burst, Exchange, Port, PortCounters, PortInfo};
 use crate::time::Time;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -57,6 +57,8 @@ pub struct Netmap {
     pub(super) memory_id: u16,
     /// Whether a program at the other end writes slots.
     pub(super) has_peer: bool,
+    /// Why it is in netmap's own region, if it is.
+    pub(super) why_netmaps: &'static str,
     pub(super) transmit: Vec<Held>,
     pub(super) receive: Vec<Held>,
     /// Receive ring that is looked at first.
@@ -122,6 +124,7 @@ impl Netmap {
             region,
             memory_id: register.memory_id,
             has_peer: spec.name.has_peer(),
+            why_netmaps: "netmap gave it its own region",
             transmit: Vec::new(),
             receive: Vec::new(),
             turn: 0,
@@ -434,6 +437,14 @@ impl Port for Netmap {
 
     fn netmap(&mut self) -> Option<&mut Netmap> {
         Some(self)
+    }
+
+    fn as_netmap(&self) -> Option<&Netmap> {
+        Some(self)
+    }
+
+    fn exchange(&self) -> Option<Exchange> {
+        Some(self.own_exchange())
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -28,7 +28,7 @@ use usnet_switch::classify::{Mac, Protocol};
 use usnet_switch::port::{Burst, Port, PortCounters, PortInfo};
 use usnet_switch::session::{GroupId, SessionSpec};
 use usnet_switch::snapshot::Snapshot;
-use usnet_switch::switch::{InterfaceSpec, Switch};
+use usnet_switch::switch::{Behind, InterfaceSpec, Switch};
 use usnet_switch::time::Time;
 
 /// Cells of every ring.
@@ -199,6 +199,8 @@ pub fn rig_over(
             addresses: vec![ADDRESS.into()],
             wire,
             host: None,
+            behind: Behind::Kernel,
+            cut_through: true,
             kernel_hears: Vec::new(),
         })
         .map_err(say("add an interface"))?;

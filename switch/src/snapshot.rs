@@ -1,7 +1,7 @@
 //! All counters of a switch at one moment, for people and for programs; of several workers, the sums.
 
 use crate::interface::{Interface, Outlet};
-use crate::port::{PortCounters, PortInfo};
+use crate::port::{Exchange, Handling, PortCounters, PortInfo};
 use crate::session::{GroupId, Session};
 use crate::stats::{SessionCounters, Totals};
 use core::ops::AddAssign;
@@ -44,12 +44,20 @@ pub struct PortSnapshot {
     pub gone: bool,
     /// Its counters.
     pub counters: PortCounters,
+    /// How its frames get into slots and back, if it has several ways.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Exchange>,
 }
 
 impl PortSnapshot {
-    fn of(outlet: &Outlet) -> Self {
+    fn of(outlet: &Outlet, cuts: bool) -> Self {
         let PortInfo { name, backend, .. } = outlet.port.info();
-        Self { name: name.clone(), backend, gone: outlet.gone, counters: outlet.port.counters() }
+        let mut exchange = outlet.port.exchange();
+        if let Some(exchange) = exchange.as_mut().filter(|_| cuts) {
+            exchange.frames = Handling::CutThrough;
+        }
+        let (name, counters) = (name.clone(), outlet.port.counters());
+        Self { name, backend, gone: outlet.gone, counters, exchange }
     }
 }
 
@@ -77,10 +85,11 @@ pub struct InterfaceSnapshot {
 
 impl InterfaceSnapshot {
     pub(crate) fn of(interface: &Interface) -> Self {
+        let cuts = interface.cuts();
         Self {
             mac: interface.mac.to_string(),
-            wire: PortSnapshot::of(&interface.wire),
-            host: interface.host.as_ref().map(PortSnapshot::of),
+            wire: PortSnapshot::of(&interface.wire, cuts),
+            host: interface.host.as_ref().map(|host| PortSnapshot::of(host, cuts)),
             flows: interface.table.flows(),
             clients: interface.clients.len(),
         }

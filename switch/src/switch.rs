@@ -14,7 +14,7 @@ mod replace;
 
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::deliver::{Deliver, Sent, tx_budget};
-use crate::interface::{Interface, Outlet, Recent};
+use crate::interface::{Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
 use crate::port::{BURST, Burst, Port};
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
@@ -46,11 +46,26 @@ pub struct InterfaceSpec {
     pub addresses: Vec<IpAddr>,
     /// Where the network is.
     pub wire: Box<dyn Port>,
-    /// Where the kernel's stack is, if it takes part.
+    /// Where what no client claims goes, if anywhere.
     pub host: Option<Box<dyn Port>>,
+    /// Whom the host port leads to.
+    pub behind: Behind,
+    /// Whether frames may go from one of its ports to the other without becoming slots, where both are
+    /// able to.
+    pub cut_through: bool,
     /// What the kernel hears on the interface itself, behind its guard, so that the switch must not
     /// pass it on to the host port. Empty where the host port is the kernel's only way in.
     pub kernel_hears: Vec<Pass>,
+}
+
+/// Whom the host port of an interface leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Behind {
+    /// The kernel's stack, which has the interface's link address.
+    #[default]
+    Kernel,
+    /// Another network: the interface is a bump in the wire between two.
+    Network,
 }
 
 /// Why a session or a rule was not taken.
@@ -184,6 +199,8 @@ impl Switch {
             wire: Outlet::new(spec.wire),
             host: spec.host.map(Outlet::new),
             kernel_hears: spec.kernel_hears,
+            cut_through: spec.cut_through,
+            bump: (spec.behind == Behind::Network).then(|| Stations::new(seed.rotate_left(16))),
             clients: Vec::new(),
         });
         Ok(InterfaceId(number))
@@ -352,8 +369,11 @@ impl Switch {
 
     /// One burst from a wire or host port.
     fn receive(&mut self, index: usize, from_host: bool, now: Time) -> usize {
-        let Self { interfaces, deliver, inbox, .. } = self;
+        let Self { interfaces, deliver, inbox, head, .. } = self;
         let Some(interface) = interfaces.get_mut(index) else { return 0 };
+        if let Some(count) = interface.receive_cut(deliver, from_host, head, now) {
+            return count;
+        }
         let outlet = if from_host { interface.host.as_mut() } else { Some(&mut interface.wire) };
         let Some(outlet) = outlet.filter(|o| !o.gone) else { return 0 };
         if let Err(error) = outlet.port.receive(now, &mut deliver.pool, inbox) {

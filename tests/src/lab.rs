@@ -11,7 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use usnet_switch::net::namespace::{Namespace, die_with_parent};
-use usnet_switch::net::offload::Offloads;
+use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_switch::net::sysctl::Setting;
 use usnet_switch::net::{InterfaceAddress, NetError, Netlink};
 
 /// The shared address.
@@ -20,7 +21,7 @@ pub const INSIDE: &str = "10.9.0.1";
 pub const OUTSIDE: &str = "10.9.0.2";
 /// The same, IPv6.
 pub const INSIDE6: &str = "fd09::1";
-const OUTSIDE6: &str = "fd09::2";
+pub(crate) const OUTSIDE6: &str = "fd09::2";
 
 /// A process that is ended when this is dropped.
 #[derive(Debug)]
@@ -47,8 +48,24 @@ pub struct Lab {
     pub inside: Namespace,
     /// The other host.
     pub outside: Namespace,
+    /// The host behind, if usnetd is a bump in the wire in front of it.
+    pub behind: Option<Namespace>,
     directory: PathBuf,
     daemon: Option<Running>,
+}
+
+/// Gives an end of a veth its addresses, switches segmentation offload off and sets it up.
+pub(crate) fn set_up_host(name: &str, addresses: [&str; 2]) -> Result<(), NetError> {
+    let mut netlink = Netlink::open()?;
+    let [v4, v6] = addresses;
+    netlink.add_address(name, address(v4, 24))?;
+    let _ = Setting::Ipv6DuplicateDetection.change(name, 0).map(|c| c.keep());
+    netlink.add_address(name, address(v6, 64))?;
+    let offloads = Offloads::of(name)?;
+    for offload in [Offload::TcpSegmentation, Offload::GenericSegmentation] {
+        offloads.set(offload, false)?;
+    }
+    netlink.set_up(name)
 }
 
 fn address(text: &str, prefix: u8) -> InterfaceAddress {
@@ -64,47 +81,36 @@ impl Lab {
     /// If the hosts cannot be set up although there are namespaces.
     #[must_use]
     pub fn hosts() -> Option<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let (inside, outside) = match (Namespace::create(), Namespace::create()) {
-            (Ok(inside), Ok(outside)) => (inside, outside),
-            (Err(error), _) | (_, Err(error)) => {
-                skip(&format!("no network namespace: {error}; run as root"));
-                return None;
-            }
-        };
+        let (inside, outside) = (Self::namespace()?, Self::namespace()?);
         let here = || -> Result<(), NetError> {
             let mut netlink = Netlink::open()?;
             netlink.add_veth("sv0", "cl0", Some(outside.as_fd()))?;
             netlink.add_address("sv0", address(INSIDE, 24))?;
-            let _ = usnet_switch::net::sysctl::Setting::Ipv6DuplicateDetection
-                .change("sv0", 0)
-                .map(|c| c.keep());
+            let _ = Setting::Ipv6DuplicateDetection.change("sv0", 0).map(|c| c.keep());
             netlink.add_address("sv0", address(INSIDE6, 64))?;
             netlink.set_up("sv0")
         };
-        let there = || -> Result<(), NetError> {
-            let mut netlink = Netlink::open()?;
-            netlink.add_address("cl0", address(OUTSIDE, 24))?;
-            let _ = usnet_switch::net::sysctl::Setting::Ipv6DuplicateDetection
-                .change("cl0", 0)
-                .map(|c| c.keep());
-            netlink.add_address("cl0", address(OUTSIDE6, 64))?;
-            let offloads = Offloads::of("cl0")?;
-            for offload in [
-                usnet_switch::net::offload::Offload::TcpSegmentation,
-                usnet_switch::net::offload::Offload::GenericSegmentation,
-            ] {
-                offloads.set(offload, false)?;
-            }
-            netlink.set_up("cl0")
-        };
+        let there = || set_up_host("cl0", [OUTSIDE, OUTSIDE6]);
         inside.run(here).expect("a namespace").expect("the inside host");
         outside.run(there).expect("a namespace").expect("the outside host");
+        Some(Self::of(inside, outside, None))
+    }
+
+    /// A namespace; `None`, said aloud, where there are none.
+    pub(crate) fn namespace() -> Option<Namespace> {
+        Namespace::create()
+            .inspect_err(|error| skip(&format!("no network namespace: {error}; run as root")))
+            .ok()
+    }
+
+    /// Hosts that are set up.
+    pub(crate) fn of(inside: Namespace, outside: Namespace, behind: Option<Namespace>) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("usnet-lab-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).expect("a directory for the test");
-        Some(Self { inside, outside, directory, daemon: None })
+        Self { inside, outside, behind, directory, daemon: None }
     }
 
     /// The same with usnetd on the inside host; `more` is appended to its configuration.
@@ -211,6 +217,15 @@ impl Lab {
     #[must_use]
     pub fn inside(&self, name: &str, arguments: &[&str]) -> Command {
         Self::command(&self.inside, name, arguments)
+    }
+
+    /// A program on the host behind the bump.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn behind(&self, name: &str, arguments: &[&str]) -> Command {
+        Self::command(self.behind.as_ref().expect("a host behind"), name, arguments)
     }
 
     /// Starts one of the client library's examples and waits until `port` answers for it in the

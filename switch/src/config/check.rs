@@ -1,12 +1,12 @@
 //! From what was written to what runs: the one way.
 
 use super::raw::{
-    Account, Backend, Cpus, HostEndpoint, RawConfig, RawControl, RawInterface, RawMemory,
-    RawPolicy, RawQuota, RawWorker, Ring, Sharing,
+    Account, Backend, Cpus, HostEndpoint, RawBehind, RawConfig, RawControl, RawHost, RawInterface,
+    RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing,
 };
 use super::{
-    Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject, Worker,
-    account,
+    Behind, Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject,
+    Worker, account,
 };
 use crate::classify::Mac;
 use core::fmt::Display;
@@ -226,9 +226,13 @@ fn check_interfaces(
     for (index, raw) in raw.iter_mut().enumerate() {
         let key = format!("interface[{index}]");
         let interface = check_interface(&key, raw, memory, problems);
-        if interfaces.iter().any(|i| i.name == interface.name) {
-            let name = quoted(&interface.name);
-            problems.add(format_args!("{key}.name"), name, "each interface may be named once");
+        let mut named: Vec<&str> = interfaces.iter().flat_map(names).collect();
+        for (key, name) in ["name", "host.interface"].iter().zip(names(&interface)) {
+            if named.contains(&name) {
+                let key = format_args!("interface[{index}].{key}");
+                problems.add(key, quoted(name), "each interface may be named once");
+            }
+            named.push(name);
         }
         interfaces.push(interface);
     }
@@ -244,27 +248,46 @@ fn check_interface(
     memory: &Memory,
     problems: &mut Problems,
 ) -> Interface {
-    let RawInterface { name, port, ring, host, addresses, gateways, host_ports, network, mac, mtu } =
-        raw;
-    let is_name_byte = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
-    if name.is_empty() || name.len() > 15 || !name.bytes().all(is_name_byte) || *name == ".." {
-        let allowed = "must be 1 to 15 printable characters without space, `/` and `:`";
-        problems.add(format_args!("{key}.name"), quoted(name), allowed);
-    }
+    let RawInterface {
+        cut_through,
+        name,
+        port,
+        ring,
+        host,
+        addresses,
+        gateways,
+        host_ports,
+        network,
+        mac,
+        mtu,
+    } = raw;
+    check_name(format_args!("{key}.name"), name, problems);
     let has_kernel = matches!(port, Backend::AfPacket | Backend::Netmap);
-    if *host == HostEndpoint::Auto && !has_kernel {
-        *host = HostEndpoint::None;
+    if *host == RawHost::default() && !has_kernel {
+        *host = RawHost::Kernel(HostEndpoint::None);
     }
+    let (host, behind) = match host {
+        RawHost::Kernel(endpoint) => (*endpoint, None),
+        RawHost::Network(raw) => {
+            (HostEndpoint::None, Some(check_behind(key, raw, *port, problems)))
+        }
+    };
     let is_device = matches!(host, HostEndpoint::Tap | HostEndpoint::Veth);
     if *port != Backend::AfPacket && is_device {
-        let value = quoted(if *host == HostEndpoint::Tap { "tap" } else { "veth" });
+        let value = quoted(if host == HostEndpoint::Tap { "tap" } else { "veth" });
         let allowed =
             "must be \"none\" or \"auto\": only port \"af_packet\" reaches the kernel by a device";
         problems.add(format_args!("{key}.host"), value, allowed);
     }
-    if *port != Backend::AfPacket && *ring != Ring::default() {
+    let has_socket =
+        [Some(*port), behind.as_ref().map(|b| b.port)].contains(&Some(Backend::AfPacket));
+    if !has_socket && *ring != Ring::default() {
         let allowed = "belongs to a packet socket, so only with port \"af_packet\"";
         problems.add(format_args!("{key}.ring"), quoted("v3"), allowed);
+    }
+    if *port != Backend::Netmap && !*cut_through {
+        let allowed = "is of frames in netmap's memory, so only with port \"netmap\"";
+        problems.add(format_args!("{key}.cut_through"), "false", allowed);
     }
     let list_key = format!("{key}.addresses");
     let addresses: Vec<Network> = problems.list(&list_key, addresses, NETWORK);
@@ -292,10 +315,11 @@ fn check_interface(
     }
     let own_link = !has_kernel;
     let mac = mac.as_ref().and_then(|text| {
-        let mac = parse_mac(text).filter(|mac| own_link && !mac.is_group());
+        let is_free = own_link || behind.is_some();
+        let mac = parse_mac(text).filter(|mac| is_free && !mac.is_group());
         if mac.is_none() {
             let allowed = "must be six hexadecimal bytes with colons, of a unicast address, and only \
-                           with port \"wire\" or \"tap\"";
+                           with port \"wire\" or \"tap\", or in front of another interface";
             problems.add(format_args!("{key}.mac"), quoted(text), allowed);
         }
         mac
@@ -313,7 +337,9 @@ fn check_interface(
         name: name.clone(),
         port: *port,
         ring: *ring,
-        host: *host,
+        host,
+        behind,
+        cut_through: *cut_through,
         addresses,
         gateways,
         host_ports: problems.services(&format!("{key}.host_ports"), host_ports),
@@ -321,6 +347,40 @@ fn check_interface(
         mac,
         mtu: *mtu,
     }
+}
+
+/// The names of all interfaces of the system that this one takes.
+fn names(interface: &Interface) -> impl Iterator<Item = &str> {
+    let behind = interface.behind.as_ref().map(|behind| behind.interface.as_str());
+    core::iter::once(interface.name.as_str()).chain(behind)
+}
+
+fn check_name(key: impl Display, name: &str, problems: &mut Problems) {
+    let is_name_byte = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
+    if name.is_empty() || name.len() > 15 || !name.bytes().all(is_name_byte) || name == ".." {
+        let allowed = "must be 1 to 15 printable characters without space, `/` and `:`";
+        problems.add(key, quoted(name), allowed);
+    }
+}
+
+fn check_behind(
+    key: &str,
+    raw: &mut RawBehind,
+    in_front: Backend,
+    problems: &mut Problems,
+) -> Behind {
+    let RawBehind { interface, port } = raw;
+    check_name(format_args!("{key}.host.interface"), interface, problems);
+    let port = *port.get_or_insert(in_front);
+    for port in [in_front, port] {
+        if !matches!(port, Backend::AfPacket | Backend::Netmap) {
+            let value = format_args!("{{ interface = {interface:?}, .. }}");
+            let allowed = "both sides of a bump must have port \"af_packet\" or \"netmap\"";
+            problems.add(format_args!("{key}.host"), value, allowed);
+            break;
+        }
+    }
+    Behind { interface: interface.clone(), port }
 }
 
 fn is_unicast(address: IpAddr) -> bool {

@@ -103,8 +103,12 @@ pub struct Interface {
     pub port: Backend,
     /// Form of the rings of a packet socket.
     pub ring: Ring,
-    /// How the kernel's own stack stays connected.
+    /// How the kernel's own stack stays connected; not at all if another network is behind.
     pub host: HostEndpoint,
+    /// The network that this interface is a bump in front of.
+    pub behind: Option<Behind>,
+    /// Whether frames may go between its two ports where they lie, in netmap's own memory.
+    pub cut_through: bool,
     /// Addresses shared by host and clients; empty means those of the link.
     pub addresses: Vec<Network>,
     /// Routers, at most one of each family.
@@ -118,6 +122,15 @@ pub struct Interface {
     pub mac: Option<Mac>,
     /// Largest IP packet of an interface that has none of its own.
     pub mtu: Option<u16>,
+}
+
+/// The network behind a bump in the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The interface that leads there, 1..=15 bytes; no other interface has it.
+    pub interface: String,
+    /// How its frames are read and written.
+    pub port: Backend,
 }
 
 impl Config {

@@ -127,6 +127,34 @@ pub enum HostEndpoint {
     None,
 }
 
+/// The network behind a bump in the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBehind {
+    pub(super) interface: String,
+    /// Not given: as in front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port: Option<Backend>,
+}
+
+/// Where what no client claims goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected \"auto\", \"tap\", \"veth\", \"none\", or { interface = \"NAME\" } with a port \
+                 if that is another"
+)]
+pub(super) enum RawHost {
+    Kernel(HostEndpoint),
+    Network(RawBehind),
+}
+
+impl Default for RawHost {
+    fn default() -> Self {
+        Self::Kernel(HostEndpoint::Auto)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawInterface {
@@ -136,7 +164,9 @@ pub(super) struct RawInterface {
     #[serde(default)]
     pub(super) ring: Ring,
     #[serde(default)]
-    pub(super) host: HostEndpoint,
+    pub(super) host: RawHost,
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub(super) cut_through: bool,
     #[serde(default)]
     pub(super) addresses: Vec<String>,
     #[serde(default)]
@@ -185,6 +215,15 @@ pub(super) struct RawPolicy {
     pub(super) ports: Option<Vec<String>>,
     #[serde(default)]
     pub(super) quota: RawQuota,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]

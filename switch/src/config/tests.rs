@@ -29,6 +29,21 @@ fn one_interface_by_name_is_enough() {
 }
 
 #[test]
+fn another_interface_may_be_behind_with_a_port_of_its_own() {
+    let bump = |host| format!("{ONE}mac = \"02:00:00:00:00:09\"\nhost = {host}\n");
+    let config = parse(&bump("{ interface = \"eth2\" }")).unwrap();
+    let [interface] = config.interfaces.as_slice() else { panic!() };
+    let behind = |port| Some(Behind { interface: "eth2".into(), port });
+    assert_eq!(
+        (interface.host, &interface.behind),
+        (HostEndpoint::None, &behind(Backend::AfPacket))
+    );
+    assert_eq!(interface.mac, Some(Mac([2, 0, 0, 0, 0, 9])), "of who is behind");
+    let config = parse(&bump("{ interface = \"eth2\", port = \"netmap\" }")).unwrap();
+    assert_eq!(config.interfaces[0].behind, behind(Backend::Netmap));
+}
+
+#[test]
 fn without_policies_only_root_and_the_own_user_may_attach() {
     let config = parse(ONE).unwrap();
     let own = rustix::process::geteuid().as_raw();
@@ -91,6 +106,21 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
             "interface[1].mtu = 9000: must be from 576 to 2026",
         ],
     );
+    key("host = \"tab\"", &["t.toml:3", "tab", "\"tap\"", "{ interface = \"NAME\" }"]);
+    key("host = { interface = \"eth1\" }", &["interface[0].host.interface = \"eth1\"", "once"]);
+    key("host = { interface = \"a b\" }", &["interface[0].host.interface = \"a b\"", "space"]);
+    key(
+        "host = { interface = \"eth2\" }\n[[interface]]\nname = \"eth2\"",
+        &["interface[1].name = \"eth2\"", "once"],
+    );
+    key(
+        "host = { interface = \"eth2\", port = \"tap\" }",
+        &["interface[0].host = { interface = \"eth2\"", "both sides"],
+    );
+    key(
+        "port = \"wire\"\naddresses = [\"10.0.0.1/24\"]\nhost = { interface = \"eth2\" }",
+        &["interface[0].host", "both sides"],
+    );
     key("[[policy]]\nuid = 1\nany = true", &["policy[0] = { uid, any }", "exactly one"]);
     key("[[policy]]\n", &["policy[0] = {  }", "exactly one"]);
     key("[[policy]]\nany = true\nmode = \"shared\"", &["policy[0].group", "is needed"]);
@@ -145,7 +175,8 @@ fn the_effective_settings_are_a_file_that_gives_the_same() {
                 mac = \"02:00:00:00:00:01\"\n\
                 [[policy]]\ngid = \"root\"\nmode = \"shared\"\ngroup = \"g\"\n\
                 own_addresses = [\"10.0.0.7\"]\naddresses = []\n";
-    for text in [ONE, full] {
+    let bump = &format!("{ONE}host = {{ interface = \"eth2\" }}\nhost_ports = [\"tcp/22\"]\n");
+    for text in [ONE, full, bump] {
         let config = parse(text).unwrap();
         let again = toml::to_string_pretty(config.effective()).unwrap();
         assert_eq!(parse(&again).unwrap(), config, "{again}");

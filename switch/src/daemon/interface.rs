@@ -14,6 +14,7 @@
 //! - So nothing of the host's configuration moves. The guard and the endpoint go with this process,
 //!   however it ends; receive offloads are put back by [`Kept`].
 
+use super::bump;
 use super::netmap::Cards;
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
@@ -23,14 +24,14 @@ use crate::net::offload::{KeptOffloads, Offload};
 use crate::net::sysctl::{Changed, Setting};
 use crate::net::{InterfaceAddress, KeptQdisc, Link, NetError, Netlink, Scope};
 use crate::port::Port;
-use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
+use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion, promiscuous};
 use crate::port::tap::{Tap, TapSpec};
 use crate::port::wire::{Faults, Wire, WireSpec};
-use crate::switch::InterfaceSpec;
+use crate::switch::{Behind, InterfaceSpec};
 use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use thiserror::Error;
 
 /// Why an interface could not be opened.
@@ -55,6 +56,21 @@ pub enum OpenError {
         hint: &'static str,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The two sides of a bump do not fit.
+    #[error(
+        "interface {name} takes packets of {mtu} bytes and {behind} behind it of {behind_mtu}; give both \
+         the same MTU"
+    )]
+    Mtu {
+        /// The interface.
+        name: String,
+        /// Its MTU.
+        mtu: u16,
+        /// The interface behind.
+        behind: String,
+        /// Its MTU.
+        behind_mtu: u16,
     },
     /// It cannot be shared.
     #[error("interface {name} {problem}")]
@@ -85,6 +101,10 @@ pub struct Kept {
     veth: Option<(Netlink, String)>,
     /// Dropped, and so put back, after the offloads.
     qdisc: Option<KeptQdisc>,
+    /// Hears frames for all link addresses while it is open.
+    promiscuous: Option<OwnedFd>,
+    /// Of the interface behind, of a bump.
+    behind: Option<Box<Self>>,
 }
 
 impl Kept {
@@ -118,11 +138,33 @@ impl Kept {
     /// Switches offloads off until this is dropped.
     pub(super) fn turn_off_offloads(
         &mut self,
-        interface: &Interface,
+        name: &str,
         which: &[Offload],
     ) -> Result<(), NetError> {
-        self.offloads = Some(KeptOffloads::switch_off(&interface.name, which)?);
+        self.offloads = Some(KeptOffloads::switch_off(name, which)?);
         Ok(())
+    }
+
+    /// Switches off what would make received frames longer than a slot.
+    pub(super) fn turn_off_joining(&mut self, name: &str) -> Result<(), NetError> {
+        self.turn_off_offloads(name, &[Offload::GenericReceive, Offload::LargeReceive])
+    }
+
+    /// Keeps the kernel from hearing all but what passes.
+    pub(super) fn guard(&mut self, name: &str, passing: &[Pass]) -> Result<(), NetError> {
+        self.guard = Some(Guard::install(name, passing)?);
+        Ok(())
+    }
+
+    /// Has the interface hear frames for all link addresses.
+    pub(super) fn hear_all(&mut self, link: &Link) -> io::Result<()> {
+        self.promiscuous = Some(promiscuous(link.index)?);
+        Ok(())
+    }
+
+    /// Keeps what the interface behind leaves, too.
+    pub(super) fn and(&mut self, behind: Self) {
+        self.behind = Some(Box::new(behind));
     }
 }
 
@@ -209,7 +251,8 @@ impl Wires {
                 let spec = WireSpec { ends, mtu, faults, ..WireSpec::default() };
                 let mut bundles: Vec<Vec<Wire>> = (0..ends).map(|_| Vec::new()).collect();
                 for _ in 0..workers {
-                    let made = Wire::ends(&spec).map_err(|e| port_error(interface, "a wire", e))?;
+                    let made =
+                        Wire::ends(&spec).map_err(|e| port_error(&interface.name, "a wire", e))?;
                     bundles.iter_mut().zip(made).for_each(|(bundle, end)| bundle.push(end));
                 }
                 wires.ends.insert(name.to_owned(), bundles);
@@ -227,19 +270,19 @@ impl Wires {
     }
 }
 
-pub(super) fn net_error(interface: &Interface) -> impl FnOnce(NetError) -> OpenError {
-    let name = interface.name.clone();
+pub(super) fn net_error(name: &str) -> impl FnOnce(NetError) -> OpenError {
+    let name = name.to_owned();
     move |source| OpenError::Net { name, source }
 }
 
-fn port_error(interface: &Interface, what: &'static str, source: io::Error) -> OpenError {
+pub(super) fn port_error(name: &str, what: &'static str, source: io::Error) -> OpenError {
     let hint = match source.kind() {
         io::ErrorKind::PermissionDenied => {
             "; run as root, or with CAP_NET_RAW and CAP_NET_ADMIN in its namespace"
         }
         _ => "",
     };
-    OpenError::Port { name: interface.name.clone(), what, hint, source }
+    OpenError::Port { name: name.to_owned(), what, hint, source }
 }
 
 /// Opens an interface for `workers` workers, at least one.
@@ -252,6 +295,9 @@ pub fn open(
     wires: &mut Wires,
     cards: &Cards,
 ) -> Result<Opened, OpenError> {
+    if let Some(behind) = &interface.behind {
+        return bump::open(interface, behind, workers, cards);
+    }
     match interface.port {
         Backend::AfPacket => open_af_packet(interface, workers),
         Backend::Tap => open_tap(interface, workers),
@@ -285,11 +331,11 @@ fn open_tap(interface: &Interface, workers: usize) -> Result<Opened, OpenError> 
     let [a, b, c, d, e, f] = mac.0;
     let kernel_mac = Mac([a, b, c, d, e, f ^ 1]);
     let spec = TapSpec { name: interface.name.clone(), mac: kernel_mac, mtu, vnet_header: true };
-    let taps =
-        Tap::open_queues(&spec, workers).map_err(|e| port_error(interface, "a TAP device", e))?;
-    let mut netlink = Netlink::open().map_err(net_error(interface))?;
+    let taps = Tap::open_queues(&spec, workers)
+        .map_err(|e| port_error(&interface.name, "a TAP device", e))?;
+    let mut netlink = Netlink::open().map_err(net_error(&interface.name))?;
     let name = taps.first().map_or(spec.name.as_str(), Tap::name);
-    netlink.set_up(name).map_err(net_error(interface))?;
+    netlink.set_up(name).map_err(net_error(&interface.name))?;
     let queues = Queue::pair(taps, None);
     Ok(opened(interface, mac, mtu, interface.addresses.clone(), queues, &[]))
 }
@@ -319,6 +365,8 @@ pub(super) fn opened(
         addresses: addresses.iter().map(|network| network.address()).collect(),
         wire,
         host,
+        behind: Behind::Kernel,
+        cut_through: interface.cut_through,
         kernel_hears: kernel_hears.to_vec(),
     };
     let specs = queues.into_iter().map(spec).collect();
@@ -329,21 +377,15 @@ fn open_af_packet(interface: &Interface, workers: usize) -> Result<Opened, OpenE
     let name = interface.name.as_str();
     let (mut netlink, link, mtu, addresses) = shared_link(interface)?;
     let mut kept = Kept::of(&link);
-    // Segments that the kernel joined would be longer than a slot.
-    kept.turn_off_offloads(interface, &[Offload::GenericReceive, Offload::LargeReceive])
-        .map_err(net_error(interface))?;
+    kept.turn_off_joining(name).map_err(net_error(name))?;
     let host = match interface.host {
         HostEndpoint::None => None,
         _ => Some(open_host(&mut kept, &mut netlink, interface, &link, workers)?),
     };
-    let ring = match interface.ring {
-        Ring::V2 => RingVersion::V2,
-        Ring::V3 => RingVersion::V3,
-    };
-    let wires = open_sockets(interface, &link, ring, workers)?;
+    let wires = open_sockets(name, &link, interface.ring, false, workers)?;
     // Last: from here on the kernel depends on the switch.
     if host.is_some() {
-        kept.guard = Some(Guard::install(name, &Pass::ALL).map_err(net_error(interface))?);
+        kept.guard(name, &Pass::ALL).map_err(net_error(name))?;
     }
     let passes: &[Pass] = if host.is_some() { &Pass::ALL } else { &[] };
     let queues = Queue::pair(wires, host);
@@ -365,7 +407,7 @@ pub(super) fn can_return(
     }
     let (_, _, _, addresses) = shared_link(interface)?;
     match networks.iter().find(|network| !addresses.contains(network)) {
-        None if interface.port == Backend::Netmap => cards.look_at(interface),
+        None if interface.port == Backend::Netmap => cards.look_at(&interface.name),
         None => Ok(()),
         Some(lost) => Err(OpenError::AddressLost { name: interface.name.clone(), address: *lost }),
     }
@@ -374,17 +416,8 @@ pub(super) fn can_return(
 /// An interface that the kernel has and that can be shared: how it is now, its MTU, and the addresses
 /// that host and clients share.
 fn shared_link(interface: &Interface) -> Result<(Netlink, Link, u16, Vec<Network>), OpenError> {
-    let name = interface.name.as_str();
-    let unsuitable = |problem| OpenError::Unsuitable { name: name.to_owned(), problem };
-    let mut netlink = Netlink::open().map_err(net_error(interface))?;
-    let link = netlink.link(name).map_err(net_error(interface))?;
-    if !link.is_ethernet || link.is_loopback() {
-        return Err(unsuitable("is no Ethernet interface"));
-    }
-    if !link.is_up() {
-        return Err(unsuitable("is down; set it up first"));
-    }
-    let mtu = u16::try_from(link.mtu).map_err(|_| unsuitable("has too large an MTU"))?;
+    let mut netlink = Netlink::open().map_err(net_error(&interface.name))?;
+    let (link, mtu) = usable_link(&mut netlink, &interface.name)?;
     let addresses = if interface.addresses.is_empty() {
         link_addresses(&mut netlink, interface)?
     } else {
@@ -393,12 +426,31 @@ fn shared_link(interface: &Interface) -> Result<(Netlink, Link, u16, Vec<Network
     Ok((netlink, link, mtu, addresses))
 }
 
-fn open_sockets(
-    interface: &Interface,
+/// An interface that the kernel has and a switch can use, and its MTU.
+pub(super) fn usable_link(netlink: &mut Netlink, name: &str) -> Result<(Link, u16), OpenError> {
+    let unsuitable = |problem| OpenError::Unsuitable { name: name.to_owned(), problem };
+    let link = netlink.link(name).map_err(net_error(name))?;
+    if !link.is_ethernet || link.is_loopback() {
+        return Err(unsuitable("is no Ethernet interface"));
+    }
+    if !link.is_up() {
+        return Err(unsuitable("is down; set it up first"));
+    }
+    let mtu = u16::try_from(link.mtu).map_err(|_| unsuitable("has too large an MTU"))?;
+    Ok((link, mtu))
+}
+
+pub(super) fn open_sockets(
+    name: &str,
     link: &Link,
-    ring: RingVersion,
+    ring: Ring,
+    promiscuous: bool,
     workers: usize,
 ) -> Result<Vec<AfPacket>, OpenError> {
+    let ring = match ring {
+        Ring::V2 => RingVersion::V2,
+        Ring::V3 => RingVersion::V3,
+    };
     let spec = AfPacketSpec {
         name: link.name.clone(),
         index: link.index,
@@ -406,10 +458,10 @@ fn open_sockets(
         mtu: link_mtu(link),
         ring,
         frames: RING_FRAMES,
-        promiscuous: false,
+        promiscuous,
         bypass_qdisc: false,
     };
-    AfPacket::open_group(&spec, workers).map_err(|e| port_error(interface, "a packet socket", e))
+    AfPacket::open_group(&spec, workers).map_err(|e| port_error(name, "a packet socket", e))
 }
 
 fn link_mtu(link: &Link) -> u16 {
@@ -417,7 +469,7 @@ fn link_mtu(link: &Link) -> u16 {
 }
 
 fn link_addresses(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Network>, OpenError> {
-    let all = netlink.addresses(&interface.name).map_err(net_error(interface))?;
+    let all = netlink.addresses(&interface.name).map_err(net_error(&interface.name))?;
     let shared: Vec<Network> = all
         .iter()
         .filter(|a| a.scope == Scope::Global)
@@ -452,7 +504,7 @@ fn open_host(
                 tracing::info!(%error, "no TAP device can be had; a veth pair serves the host");
                 None
             }
-            Err(error) => return Err(port_error(interface, "a TAP device", error)),
+            Err(error) => return Err(port_error(&interface.name, "a TAP device", error)),
         },
     };
     if let Some(taps) = taps {
@@ -462,7 +514,7 @@ fn open_host(
     open_host_veth(kept, netlink, interface, link, &name, workers)
 }
 
-fn boxed<P: Port + 'static>(ports: Vec<P>) -> Vec<Box<dyn Port>> {
+pub(super) fn boxed<P: Port + 'static>(ports: Vec<P>) -> Vec<Box<dyn Port>> {
     ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect()
 }
 
@@ -482,22 +534,22 @@ fn open_host_veth(
     let namespace = Namespace::create().ok();
     netlink
         .add_veth(name, &inner, namespace.as_ref().map(AsFd::as_fd))
-        .map_err(net_error(interface))?;
-    let own = Netlink::open().map_err(net_error(interface))?;
+        .map_err(net_error(&interface.name))?;
+    let own = Netlink::open().map_err(net_error(&interface.name))?;
     kept.veth = Some((own, name.to_owned()));
-    netlink.set_mac(name, link.mac).map_err(net_error(interface))?;
-    netlink.set_mtu(name, mtu.into()).map_err(net_error(interface))?;
+    netlink.set_mac(name, link.mac).map_err(net_error(&interface.name))?;
+    netlink.set_mtu(name, mtu.into()).map_err(net_error(&interface.name))?;
     set_up_host(netlink, interface, name)?;
     let open_inner = || {
-        let mut netlink = Netlink::open().map_err(net_error(interface))?;
-        netlink.set_mtu(&inner, mtu.into()).map_err(net_error(interface))?;
+        let mut netlink = Netlink::open().map_err(net_error(&interface.name))?;
+        netlink.set_mtu(&inner, mtu.into()).map_err(net_error(&interface.name))?;
         let _ = Setting::Ipv6Disable.change(&inner, 1).map(Changed::keep);
-        netlink.set_up(&inner).map_err(net_error(interface))?;
-        let link = netlink.link(&inner).map_err(net_error(interface))?;
-        open_sockets(interface, &link, RingVersion::V2, workers)
+        netlink.set_up(&inner).map_err(net_error(&interface.name))?;
+        let link = netlink.link(&inner).map_err(net_error(&interface.name))?;
+        open_sockets(&interface.name, &link, Ring::V2, false, workers)
     };
     let sockets = match namespace {
-        Some(namespace) => namespace.run(open_inner).map_err(net_error(interface))??,
+        Some(namespace) => namespace.run(open_inner).map_err(net_error(&interface.name))??,
         None => open_inner()?,
     };
     Ok(boxed(sockets))
@@ -506,13 +558,13 @@ fn open_host_veth(
 /// Makes the kernel accept at the endpoint what is for its other interface, and say nothing there.
 fn set_up_host(netlink: &mut Netlink, interface: &Interface, name: &str) -> Result<(), OpenError> {
     let change =
-        |setting: Setting, value| setting.change(name, value).map_err(net_error(interface));
+        |setting: Setting, value| setting.change(name, value).map_err(net_error(&interface.name));
     // The kernel takes the larger of this and the setting of `all`, so 2 (any interface will do) is
     // what it is whatever that says. But it is only 2 for an interface that has an address; else any
     // but 0 refuses all (`__fib_validate_source`). This one is nobody's (RFC 7600).
     change(Setting::Ipv4ReversePath, 2)?.keep();
     let dummy = InterfaceAddress { ip: DUMMY_ADDRESS.into(), prefix_len: 32, scope: Scope::Host };
-    netlink.add_address(name, dummy).map_err(net_error(interface))?;
+    netlink.add_address(name, dummy).map_err(net_error(&interface.name))?;
     change(Setting::Ipv4ArpIgnore, 8)?.keep();
     // Without IPv6 in the kernel there is nothing to keep quiet.
     for (setting, value) in [
@@ -522,5 +574,5 @@ fn set_up_host(netlink: &mut Netlink, interface: &Interface, name: &str) -> Resu
     ] {
         let _ = setting.change(name, value).map(Changed::keep);
     }
-    netlink.set_up(name).map_err(net_error(interface))
+    netlink.set_up(name).map_err(net_error(&interface.name))
 }

@@ -7,6 +7,7 @@
 //!   keeper thread   opens again what has failed -----+ ports
 //! ```
 
+mod bump;
 mod event;
 mod gateway;
 pub mod interface;

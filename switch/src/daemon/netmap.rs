@@ -30,13 +30,15 @@ use usnet_shmring::pool::Pool;
 pub struct Cards {
     kernel: Arc<dyn Kernel>,
     bank: Option<Arc<Bank>>,
+    /// Why there is none.
+    why_none: &'static str,
 }
 
 impl Cards {
     /// For interfaces that are not over netmap.
     #[must_use]
     pub fn none() -> Self {
-        Self { kernel: Arc::new(Module), bank: None }
+        Self { kernel: Arc::new(Module), bank: None, why_none: "" }
     }
 
     /// Makes the daemon's memory, and gives it to netmap if there are interfaces over it. Where the
@@ -46,57 +48,81 @@ impl Cards {
         kernel: Arc<dyn Kernel>,
     ) -> Result<(Memory, Vec<Pool>, Self), MemoryError> {
         let workers = config.worker.count;
-        let cards: Vec<&Interface> =
-            config.interfaces.iter().filter(|i| i.port == Backend::Netmap).collect();
+        let in_front = config.interfaces.iter().map(|i| (i.port, i.name.as_str()));
+        let behind = config.interfaces.iter().filter_map(|i| i.behind.as_ref());
+        let all = in_front.chain(behind.map(|b| (b.port, b.interface.as_str())));
+        let cards: Vec<&str> =
+            all.filter(|(port, _)| *port == Backend::Netmap).map(|(_, name)| name).collect();
         if cards.is_empty() {
             let (memory, pools) = Memory::new(&config.memory, workers)?;
-            return Ok((memory, pools, Self { kernel, bank: None }));
+            return Ok((memory, pools, Self { kernel, bank: None, why_none: "" }));
         }
         let ((memory, mut pools), objects) = Memory::with_objects(&config.memory, workers)?;
         let bank = ring_buffers(kernel.as_ref(), &cards).and_then(|buffers| {
             Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pools, buffers)
         });
+        let mut why_none = "netmap does not take the daemon's memory; the log says why";
         let bank = match bank {
             Ok(bank) => Some(bank),
             // Without the module no port can be opened: that says it better.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
+                if error.kind() == io::ErrorKind::Unsupported {
+                    why_none = "the module was built without external memory";
+                }
                 tracing::warn!(%error, "netmap does not take the daemon's memory; frames are copied");
                 None
             }
         };
-        Ok((memory, pools, Self { kernel, bank }))
+        Ok((memory, pools, Self { kernel, bank, why_none }))
     }
 
     /// Opens one port.
-    fn open(
-        &self,
-        interface: &Interface,
-        link: &Link,
-        name: PortName,
-    ) -> Result<Netmap, OpenError> {
+    fn open(&self, link: &Link, name: PortName) -> Result<Netmap, OpenError> {
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         let spec = NetmapSpec { name, mac: link.mac, mtu };
-        let bank = self.bank.as_ref().filter(|_| !is_native_veth(link.kind.as_deref()));
-        match Netmap::open(self.kernel.as_ref(), &spec, bank) {
+        let is_native_veth = is_native_veth(link.kind.as_deref());
+        let bank = self.bank.as_ref().filter(|_| !is_native_veth);
+        let opened = match Netmap::open(self.kernel.as_ref(), &spec, bank) {
             // The buffers that were left for rings when the daemon began are too few for these: an
             // interface that came back may have more, or longer ones.
             Err(error) if bank.is_some() && error.kind() == io::ErrorKind::OutOfMemory => {
-                let name = &interface.name;
+                let name = &link.name;
                 tracing::warn!(interface = name, %error, "its rings do not fit; frames are copied");
                 Netmap::open(self.kernel.as_ref(), &spec, None)
             }
             opened => opened,
+        };
+        let mut port = opened.map_err(|source| port_error(&link.name, source))?;
+        if is_native_veth {
+            port.explain(
+                "netmap's own driver for veth mistakes buffers of other regions for its own",
+            );
+        } else if self.bank.is_none() {
+            port.explain(self.why_none);
         }
-        .map_err(|source| port_error(interface, source))
+        Ok(port)
     }
 
     /// Whether netmap knows the interface; changes nothing.
-    pub(super) fn look_at(&self, interface: &Interface) -> Result<(), OpenError> {
-        let asked = self.kernel.open().and_then(|device| {
-            device.control(&interface.name, Control::PortInfo(&mut PortInfo::default()))
-        });
-        asked.map_err(|source| port_error(interface, source))
+    pub(super) fn look_at(&self, name: &str) -> Result<(), OpenError> {
+        let asked = self
+            .kernel
+            .open()
+            .and_then(|device| device.control(name, Control::PortInfo(&mut PortInfo::default())));
+        asked.map_err(|source| port_error(name, source))
+    }
+
+    /// Opens a card's rings alone.
+    pub(super) fn open_card(&self, link: &Link, kept: &mut Kept) -> Result<Netmap, OpenError> {
+        kept.keep_qdisc(link);
+        // Whatever would make a frame other than it is on the wire.
+        kept.turn_off_offloads(&link.name, &Offload::ALL).map_err(net_error(&link.name))?;
+        let port = self.open(link, PortName::nic(&link.name))?;
+        let exchange = if port.swaps() { "swapped" } else { "copied" };
+        let rings = port.rings();
+        tracing::info!(interface = link.name, buffers = exchange, ?rings, "netmap port open");
+        Ok(port)
     }
 
     /// Opens an interface: the card's rings, and the host rings unless the kernel is to be left out.
@@ -107,18 +133,11 @@ impl Cards {
         mut kept: Kept,
         addresses: Vec<crate::config::Network>,
     ) -> Result<Opened, OpenError> {
-        let name = &interface.name;
-        kept.keep_qdisc(link);
-        // Whatever would make a frame other than it is on the wire.
-        kept.turn_off_offloads(interface, &Offload::ALL).map_err(net_error(interface))?;
-        let wire = self.open(interface, link, PortName::nic(name))?;
-        let (swaps, rings) = (wire.swaps(), wire.rings());
+        let wire = self.open_card(link, &mut kept)?;
         let host = match interface.host {
             HostEndpoint::None => None,
-            _ => Some(self.open(interface, link, PortName::host(name))?),
+            _ => Some(self.open(link, PortName::host(&interface.name))?),
         };
-        let exchange = if swaps { "swapped" } else { "copied" };
-        tracing::info!(interface = name, buffers = exchange, ?rings, "netmap port open");
         let mtu = wire.info().mtu;
         let host = host.map(|host| vec![Box::new(host) as Box<dyn Port>]);
         let queues = Queue::pair(vec![wire], host);
@@ -127,9 +146,9 @@ impl Cards {
     }
 }
 
-fn port_error(interface: &Interface, source: io::Error) -> OpenError {
+fn port_error(name: &str, source: io::Error) -> OpenError {
     OpenError::Port {
-        name: interface.name.clone(),
+        name: name.to_owned(),
         what: "a netmap port",
         hint: match source.kind() {
             io::ErrorKind::NotFound => "; load the module netmap",
@@ -141,11 +160,11 @@ fn port_error(interface: &Interface, source: io::Error) -> OpenError {
 }
 
 /// Buffers that the rings of these interfaces hold, host rings too.
-fn ring_buffers(kernel: &dyn Kernel, cards: &[&Interface]) -> io::Result<u32> {
+fn ring_buffers(kernel: &dyn Kernel, cards: &[&str]) -> io::Result<u32> {
     let mut buffers = 0;
     for card in cards {
         let mut info = PortInfo::default();
-        kernel.open()?.control(&card.name, Control::PortInfo(&mut info))?;
+        kernel.open()?.control(card, Control::PortInfo(&mut info))?;
         buffers += info.ring_buffers();
     }
     Ok(buffers)

@@ -64,6 +64,7 @@ impl Interface {
         match way {
             Ok(Way::Client(id)) => deliver.sent_to_client(from, sent, id),
             Ok(Way::Host) => self.sent_to_outlet(deliver, from, sent, true, now),
+            Ok(Way::Wire) if self.bump.is_some() => self.sent_to_either(deliver, from, sent, now),
             Ok(Way::Wire) => self.sent_to_outlet(deliver, from, sent, false, now),
             Ok(Way::Group) => self.group_from_client(deliver, from, sent, answers, now),
             Err(reason) => deliver.drop_sent(from, sent.frame, reason),
@@ -157,7 +158,7 @@ impl Interface {
 
     /// Copies a client's frame for the host port or the wire, and completes its slot.
     #[inline]
-    fn sent_to_outlet(
+    pub(super) fn sent_to_outlet(
         &mut self,
         deliver: &mut Deliver,
         from: &mut Session,
@@ -222,6 +223,13 @@ impl Interface {
             || matches!(&seen.payload, Payload::Ip(p) if matches!(p.kind, IpKind::Icmp(_)));
         if !is_question && let Some(local) = deliver.duplicate(&copy) {
             self.to_audience(deliver, local, &seen, Some(from.id), true, now);
+        }
+        // The kernel is not asked, but on the other side of a bump there are neighbours.
+        if is_question
+            && self.bump.is_some()
+            && let Some(question) = deliver.duplicate(&copy)
+        {
+            self.to_host(deliver, question, now);
         }
         self.wire.push(deliver, copy, now);
     }

@@ -1,16 +1,23 @@
-//! Frames that the kernel sends on the host port.
+//! Frames that come in on the host port: those that the kernel sends.
 
 use super::Interface;
 use super::steer::{Answer, Steered};
-use crate::classify::{Classified, Mac, classify};
+use crate::classify::{Classified, Mac, classify, classify_plain};
 use crate::deliver::Deliver;
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use usnet_shmring::pool::Frame;
 
 impl Interface {
-    /// A frame that the kernel sent on the host port.
+    /// A frame that came in on the host port.
     pub(crate) fn from_host(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        if self.bump.is_some() {
+            return self.from_behind(deliver, frame, now);
+        }
+        let bytes = deliver.pool.bytes(&frame);
+        if self.leaves(bytes, bytes.len()) {
+            return self.wire.push(deliver, frame, now);
+        }
         let seen = match classify(deliver.pool.bytes(&frame)) {
             Ok(seen) => seen,
             Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),
@@ -40,6 +47,16 @@ impl Interface {
             }
         }
         self.wire.push(deliver, frame, now);
+    }
+
+    /// Whether a frame of `length` bytes that the kernel sent and that begins with `head` goes to the wire
+    /// alone, as the head says: it is plain and for another link address than ours.
+    #[inline]
+    pub(super) fn leaves(&self, head: &[u8], length: usize) -> bool {
+        classify_plain(head, length).is_some_and(|plain| {
+            let is_ours = plain.destination == self.mac && self.mac != Mac::default();
+            !is_ours && !plain.destination.is_group()
+        })
     }
 
     /// Answers the kernel's question in place of the client that has the address.

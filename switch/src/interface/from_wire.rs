@@ -3,6 +3,7 @@
 use super::Interface;
 use super::recall::LONG_AGO;
 use super::recent::{Key, Origin, Way};
+use super::stations::Side;
 use super::steer::Steered;
 use crate::classify::{Classified, classify, classify_plain};
 use crate::deliver::Deliver;
@@ -15,25 +16,50 @@ impl Interface {
     #[inline]
     pub(crate) fn from_wire(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
         let bytes = deliver.pool.bytes(&frame);
-        let key = Key::of(bytes, bytes.len(), Origin::WIRE);
-        let way = match self.remembered(key) {
-            Some(decision) => {
-                debug_assert_eq!(self.steer_anew(bytes, None, LONG_AGO), Some(decision.way));
-                Some(self.again(decision, now))
-            }
-            None => self.steer_anew(bytes, key, now),
-        };
-        match way {
+        match self.way_from(Side::Wire, bytes, bytes.len(), now) {
             Some(Way::Client(id)) => deliver.to_client(frame, id),
             Some(Way::Host) => self.wire_to_host(deliver, frame, now),
+            Some(Way::Wire | Way::Group) | None if self.bump.is_some() => {
+                self.across(deliver, frame, Side::Wire, now);
+            }
             Some(Way::Wire | Way::Group) | None => self.any_from_wire(deliver, frame, now),
         }
     }
 
-    /// Where a frame from the wire goes, if it is plain and has one receiver.
+    /// Where a frame of `length` bytes goes that begins with `head` and came in from a network, if its
+    /// head alone says so: [`Way::Host`] is to the other port. The frame may lie anywhere; every way of
+    /// frames asks here.
+    #[inline(always)]
+    pub(super) fn way_from(
+        &mut self,
+        side: Side,
+        head: &[u8],
+        length: usize,
+        now: Time,
+    ) -> Option<Way> {
+        if self.passes_unread(head, side) {
+            return Some(Way::Host);
+        }
+        let key = Key::of(head, length, Origin::network(side));
+        match self.remembered(key) {
+            Some(decision) => {
+                debug_assert_eq!(self.steer_anew(head, length, None, LONG_AGO), Some(decision.way));
+                Some(self.again(decision, now))
+            }
+            None => self.steer_anew(head, length, key, now),
+        }
+    }
+
+    /// Where a frame from a network goes, if it is plain and has one receiver.
     #[inline(never)]
-    fn steer_anew(&mut self, bytes: &[u8], key: Option<Key>, now: Time) -> Option<Way> {
-        let plain = classify_plain(bytes, bytes.len())?;
+    fn steer_anew(
+        &mut self,
+        head: &[u8],
+        length: usize,
+        key: Option<Key>,
+        now: Time,
+    ) -> Option<Way> {
+        let plain = classify_plain(head, length)?;
         if plain.destination != self.mac {
             return None;
         }
@@ -83,14 +109,14 @@ impl Interface {
 
 /// Whether a frame has a tag behind its link addresses.
 #[inline]
-fn has_tag(frame: &[u8]) -> bool {
+pub(super) fn has_tag(frame: &[u8]) -> bool {
     matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
 }
 
 /// Takes priority tags off, which say nothing that a client would understand, and reads the frame
 /// again. `None` if that does not work, and the frame is of no use.
 #[cold]
-fn without_tags(deliver: &mut Deliver, frame: &mut Frame) -> Option<Classified> {
+pub(super) fn without_tags(deliver: &mut Deliver, frame: &mut Frame) -> Option<Classified> {
     const TAG: u16 = 4;
     while has_tag(deliver.pool.bytes(frame)) {
         deliver.pool.bytes_mut(frame).get_mut(..16)?.copy_within(..12, usize::from(TAG));

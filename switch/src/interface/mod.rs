@@ -1,25 +1,30 @@
 //! One shared interface: what becomes of frames from its wire, its host stack and its clients.
 //!
 //! ```text
-//!                     +-- host port (kernel)
+//!                     +-- host port (the kernel, or another network: a bump)
 //!   wire port --------+-- clients, by the steering table
 //!                     +-- the switch itself (answers for addresses of clients)
 //! ```
 //!
-//! - A frame never leaves the interface that it came in on.
+//! - A frame never leaves by the port that it came in on, nor by a port of another interface.
 //! - A frame sent to the interface's own link address by a client or the kernel is steered as if it
 //!   had arrived; any other unicast frame goes to the wire.
+//! - What is otherwise where another network is behind the host port stands in [`bump`].
 
+mod bump;
+mod cut;
 mod from_client;
 mod from_host;
 mod from_wire;
 mod outlet;
 mod recall;
 mod recent;
+mod stations;
 mod steer;
 
 pub(crate) use outlet::Outlet;
 pub(crate) use recent::Recent;
+pub(crate) use stations::Stations;
 
 use crate::answer::{advertisement, arp_reply};
 use crate::classify::{Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, Protocol};
@@ -47,6 +52,10 @@ pub(crate) struct Interface {
     pub(crate) host: Option<Outlet>,
     /// What the kernel hears on the interface itself, so that it must not get it a second time.
     pub(crate) kernel_hears: Vec<Pass>,
+    /// Whether frames may go from port to port where they lie.
+    pub(crate) cut_through: bool,
+    /// Where the stations of the two networks are, if there is one behind the host port.
+    pub(crate) bump: Option<Stations>,
     /// Clients attached to it.
     pub(crate) clients: Vec<SessionId>,
 }

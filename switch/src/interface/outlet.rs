@@ -13,13 +13,15 @@ pub(crate) struct Outlet {
     pub(crate) port: Box<dyn Port>,
     pub(crate) out: Burst,
     pub(crate) gone: bool,
+    /// The port holds frames that it must be told to send.
+    pub(super) unsent: bool,
     /// Why, until it is reported.
     pub(crate) failed: Option<io::Error>,
 }
 
 impl Outlet {
     pub(crate) fn new(port: Box<dyn Port>) -> Self {
-        Self { port, out: Burst::new(), gone: false, failed: None }
+        Self { port, out: Burst::new(), gone: false, unsent: false, failed: None }
     }
 
     /// The port is not used any more.
@@ -38,9 +40,10 @@ impl Outlet {
 
     /// Sends what waits; returns how many frames left, also if the port failed after them.
     pub(crate) fn flush(&mut self, deliver: &mut Deliver, now: Time) -> usize {
-        if self.out.is_empty() || self.gone {
+        if (self.out.is_empty() && !self.unsent) || self.gone {
             return 0;
         }
+        self.unsent = false;
         let before = self.out.len();
         if let Err(error) = self.port.transmit(now, &mut deliver.pool, &mut self.out) {
             self.fail(error);

@@ -19,6 +19,7 @@
 //!
 //! [generation]: crate::steer::Table::generation
 
+use super::stations::Side;
 use crate::steer::FlowIndex;
 use core::fmt;
 use usnet_shmring::ledger::SessionId;
@@ -46,6 +47,17 @@ pub(crate) struct Origin(u16);
 impl Origin {
     /// The network.
     pub(crate) const WIRE: Self = Self(u16::MAX);
+    /// The network behind a bump.
+    const BEHIND: Self = Self(u16::MAX - 1);
+
+    /// The network on a side.
+    #[inline(always)]
+    pub(crate) const fn network(side: Side) -> Self {
+        match side {
+            Side::Wire => Self::WIRE,
+            Side::Behind => Self::BEHIND,
+        }
+    }
 
     /// A client.
     #[inline(always)]

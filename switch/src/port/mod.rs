@@ -165,6 +165,41 @@ impl AddAssign for PortCounters {
     }
 }
 
+/// How a port's frames get from its medium into slots and back, of one that has several ways.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exchange {
+    /// Whose memory its buffers are.
+    pub region: Region,
+    /// What happens to a frame.
+    pub frames: Handling,
+    /// Why it is so, for people.
+    pub why: &'static str,
+}
+
+/// Whose memory a port's buffers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Region {
+    /// The daemon's slots.
+    Own,
+    /// Netmap's own.
+    Netmap,
+    /// Netmap's own, and a program at the other end writes the port's slots.
+    PeerWritten,
+}
+
+/// What happens to a frame between medium and slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handling {
+    /// Its buffer is the slot.
+    Swapped,
+    /// To the interface's other port it goes where it lies; else it is copied.
+    CutThrough,
+    /// It is copied in and out.
+    Copied,
+}
+
 /// A network port. An error of either verb means that the port is gone.
 pub trait Port: Debug + Send {
     /// What it is.
@@ -195,6 +230,21 @@ pub trait Port: Debug + Send {
 
     /// When the port next has something by itself, without the descriptor telling.
     fn next_event(&self) -> Option<Time> {
+        None
+    }
+
+    /// Itself, if it is over netmap: between two of these frames may go without becoming slots.
+    fn netmap(&mut self) -> Option<&mut netmap::Netmap> {
+        None
+    }
+
+    /// The same, to look at.
+    fn as_netmap(&self) -> Option<&netmap::Netmap> {
+        None
+    }
+
+    /// How its frames get into slots and back, if it has several ways.
+    fn exchange(&self) -> Option<Exchange> {
         None
     }
 

@@ -61,7 +61,8 @@ impl Switch {
         let Self { interfaces, deliver, seed, .. } = self;
         let number = usize::from(interface.0);
         let place = interfaces.get_mut(number).ok_or(SwitchError::NoInterface(interface))?;
-        let InterfaceSpec { mac, mtu, addresses: _, wire, host, kernel_hears } = spec;
+        // Addresses, and what lies behind, are configured and so the same.
+        let InterfaceSpec { mac, mtu, wire, host, kernel_hears, cut_through, .. } = spec;
         install(&mut place.wire, wire, deliver);
         match (&mut place.host, host) {
             (Some(outlet), Some(port)) => install(outlet, port, deliver),
@@ -70,7 +71,7 @@ impl Switch {
             (_, None) => {}
         }
         (place.mac, place.frame_limit) = (mac, usize::from(mtu) + 14);
-        place.kernel_hears = kernel_hears;
+        (place.kernel_hears, place.cut_through) = (kernel_hears, cut_through);
         // What was decided for the address before does not hold for this one.
         place.recent = Recent::new(seed.wrapping_add(u64::from(interface.0)).rotate_left(32));
         Ok(())

@@ -10,6 +10,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod any_frame;
+mod bump;
 mod conservation;
 mod control_frames;
 mod fairness;

@@ -20,6 +20,8 @@ fn spec(link: Mac) -> (InterfaceSpec, [Hand; 2]) {
         addresses: Vec::new(),
         wire,
         host: Some(host),
+        behind: usnet_switch::switch::Behind::Kernel,
+        cut_through: true,
         kernel_hears: Vec::new(),
     };
     (spec, [outside, kernel])

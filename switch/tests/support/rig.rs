@@ -11,10 +11,11 @@ use usnet_shmring::queues::{ClientQueues, DaemonQueues};
 use usnet_shmring::region::{Region, Writer};
 use usnet_switch::classify::{Mac, Protocol};
 use usnet_switch::net::guard::Pass;
+use usnet_switch::port::Port;
 use usnet_switch::session::InterfaceId;
 use usnet_switch::session::{GroupId, SessionSpec};
 use usnet_switch::snapshot::Snapshot;
-use usnet_switch::switch::{Event, InterfaceSpec, Switch, SwitchError};
+use usnet_switch::switch::{Behind, Event, InterfaceSpec, Switch, SwitchError};
 use usnet_switch::time::Time;
 use usnet_switch::verdict::DropReason;
 
@@ -26,13 +27,22 @@ pub(crate) const SLOTS: u32 = 4096;
 pub(crate) struct Options {
     pub(crate) host: bool,
     pub(crate) host_sees_arp: bool,
+    pub(crate) behind: Behind,
+    pub(crate) cut_through: bool,
     pub(crate) interfaces: u8,
     pub(crate) port_slots: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { host: true, host_sees_arp: false, interfaces: 1, port_slots: 512 }
+        Self {
+            host: true,
+            host_sees_arp: false,
+            behind: Behind::Kernel,
+            cut_through: true,
+            interfaces: 1,
+            port_slots: 512,
+        }
     }
 }
 
@@ -117,6 +127,22 @@ impl Rig {
     }
 
     pub(crate) fn with(options: Options) -> Self {
+        let (mut wires, mut hosts) = (Vec::new(), Vec::new());
+        let rig = Self::over(options, |n| {
+            let (wire, hand) = Script::new(&format!("wire{n}"), mac(n));
+            wires.push(hand);
+            let host = options.host.then(|| Script::new(&format!("host{n}"), mac(n)));
+            hosts.push(host.as_ref().map(|(_, hand)| hand.clone()));
+            (wire, host.map(|(port, _)| port as _))
+        });
+        Self { wires, hosts, ..rig }
+    }
+
+    /// Over ports of the caller's, on which it has no hand itself.
+    pub(crate) fn over(
+        options: Options,
+        mut ports: impl FnMut(u8) -> (Box<dyn Port>, Option<Box<dyn Port>>),
+    ) -> Self {
         let arena = Arena::reserve(SLOTS, SlotSize::DEFAULT).expect("address space");
         let segment = |name, writer, slots| {
             SlotRange::whole(arena.add_segment(name, writer, slots, false).expect("memory"))
@@ -126,12 +152,8 @@ impl Rig {
         let port = daemon.split(options.port_slots).expect("slots");
         let memories = vec![Memory::of(&port)];
         let mut switch = Switch::new(Pool::new(port).expect("a pool"), 7);
-        let (mut wires, mut hosts) = (Vec::new(), Vec::new());
         for n in 0..options.interfaces {
-            let (wire, hand) = Script::new(&format!("wire{n}"), mac(n));
-            wires.push(hand);
-            let host = options.host.then(|| Script::new(&format!("host{n}"), mac(n)));
-            hosts.push(host.as_ref().map(|(_, hand)| hand.clone()));
+            let (wire, host) = ports(n);
             let spec = InterfaceSpec {
                 mac: mac(n),
                 mtu: 1500,
@@ -140,7 +162,9 @@ impl Rig {
                     format!("fd0{n}::1").parse().unwrap(),
                 ],
                 wire,
-                host: host.map(|(port, _)| port as _),
+                host,
+                behind: options.behind,
+                cut_through: options.cut_through,
                 kernel_hears: if options.host_sees_arp { Pass::NEIGHBOURS.into() } else { vec![] },
             };
             assert_eq!(switch.add_interface(spec).unwrap(), InterfaceId(n));
@@ -148,8 +172,8 @@ impl Rig {
         Self {
             switch,
             now: Time(0),
-            wires,
-            hosts,
+            wires: Vec::new(),
+            hosts: Vec::new(),
             clients: Vec::new(),
             memories,
             events: Vec::new(),

@@ -116,7 +116,25 @@ pub(crate) fn status(answer: &Value) -> String {
             ));
         }
     }
+    text.push_str(&exchanges(answer));
     text
+}
+
+/// How the frames of ports that have several ways get into slots and back.
+fn exchanges(answer: &Value) -> String {
+    let ports = list(&answer["interfaces"]).iter().flat_map(|i| [&i["wire"], &i["host"]]);
+    let mut rows = ports.filter(|port| port["exchange"].is_object()).peekable();
+    if rows.peek().is_none() {
+        return String::new();
+    }
+    let mut table = Table::new(&["PORT", "BACKEND", "REGION", "FRAMES", "WHY"]);
+    for port in rows {
+        let exchange = &port["exchange"];
+        let mut row = vec![cell(&port["name"]), cell(&port["backend"])];
+        row.extend(["region", "frames", "why"].map(|key| cell(&exchange[key]).replace('_', " ")));
+        table.row(row);
+    }
+    format!("\n{}", table.render())
 }
 
 pub(crate) fn clients(answer: &Value) -> String {
@@ -270,6 +288,17 @@ mod tests {
             }
         }
         assert!(clients(&json!([{ "id": 3 }])).lines().nth(1).unwrap().contains('-'));
+    }
+
+    #[test]
+    fn how_frames_get_into_slots_is_said_of_ports_that_have_several_ways() {
+        let exchange = json!({ "region": "netmap", "frames": "cut_through", "why": "so" });
+        let wire = json!({ "name": "eth1", "backend": "netmap", "exchange": exchange });
+        let text = status(&json!({ "interfaces": [{ "wire": wire, "host": null }] }));
+        let last = text.lines().last().unwrap();
+        let words: Vec<&str> = last.split_whitespace().collect();
+        assert_eq!(words, ["eth1", "netmap", "netmap", "cut", "through", "so"]);
+        assert!(!status(&json!({ "interfaces": [{ "wire": {} }] })).contains("REGION"));
     }
 
     #[test]

@@ -36,6 +36,8 @@ struct InterfaceStatus<'a> {
     mtu: u16,
     port: Option<Backend>,
     host_endpoint: Option<HostEndpoint>,
+    /// The interface that the other side of a bump has.
+    behind: Option<&'a str>,
     addresses: Vec<String>,
     gateways: &'a [IpAddr],
     #[serde(flatten)]
@@ -53,6 +55,7 @@ pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'
             mtu: interface.mtu,
             port: configured.map(|c| c.port),
             host_endpoint: configured.map(|c| c.host),
+            behind: configured.and_then(|c| Some(c.behind.as_ref()?.interface.as_str())),
             addresses: interface.networks.iter().map(ToString::to_string).collect(),
             gateways: &interface.gateways,
             supply: ports::report(server, index),

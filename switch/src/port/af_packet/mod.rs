@@ -82,6 +82,23 @@ struct Membership {
     address: [u8; 8],
 }
 
+/// Has interface `index` hear frames for other link addresses, too, until this is closed.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn promiscuous(index: u32) -> io::Result<std::os::fd::OwnedFd> {
+    let socket = Socket::open()?;
+    hear_all(&socket, index)?;
+    Ok(socket.into_fd())
+}
+
+fn hear_all(socket: &Socket, index: u32) -> io::Result<()> {
+    let index = i32::try_from(index).unwrap_or(0);
+    let kind = u16::try_from(libc::PACKET_MR_PROMISC).unwrap_or(0);
+    let all = Membership { index, kind, address_length: 0, address: [0; 8] };
+    socket.set(libc::PACKET_ADD_MEMBERSHIP, &all)
+}
+
 /// A packet socket without rings: each read is a frame of interface `index`, each write one to it.
 ///
 /// # Errors
@@ -145,10 +162,7 @@ impl AfPacket {
         let rings = socket.map(&rx, &tx)?;
         socket.bind(spec.index)?;
         if spec.promiscuous {
-            let index = i32::try_from(spec.index).unwrap_or(0);
-            let kind = u16::try_from(libc::PACKET_MR_PROMISC).unwrap_or(0);
-            let all = Membership { index, kind, address_length: 0, address: [0; 8] };
-            socket.set(libc::PACKET_ADD_MEMBERSHIP, &all)?;
+            hear_all(&socket, spec.index)?;
         }
         Ok(Self {
             index: spec.index,

@@ -37,7 +37,6 @@ impl Socket {
     }
 
     /// The descriptor alone.
-    #[cfg(feature = "netmap-double")]
     pub(super) fn into_fd(self) -> OwnedFd {
         self.0
     }

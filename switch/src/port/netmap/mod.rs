@@ -6,6 +6,7 @@
 //!   abi      structures and offsets, checked against the header's
 //!   region   rings and buffers in memory that others write
 //!   bank     the daemon's slots as a region: buffers that clients may be lent
+//!   cut      buffers that go from ring to ring, of two ports in one region of netmap's own
 //!   port     receive and transmit, by swapping or by copying
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 pub mod abi;
 mod bank;
+mod cut;
 #[cfg(feature = "netmap-double")]
 pub mod double;
 mod kernel;

@@ -19,7 +19,7 @@ use super::kernel::{Control, Device, Direction, Kernel};
 use super::name::PortName;
 use super::region::{Region, Ring, Slot, inconsistent};
 use crate::classify::Mac;
-use crate::port::{Burst, Port, PortCounters, PortInfo};
+use crate::port::{Burst, Exchange, Port, PortCounters, PortInfo};
 use crate::time::Time;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -39,8 +39,8 @@ pub struct NetmapSpec {
 
 /// A ring, and in a region of ours what each of its slots holds.
 #[derive(Debug)]
-struct Held {
-    ring: Ring,
+pub(super) struct Held {
+    pub(super) ring: Ring,
     /// By slot; empty where frames are copied.
     frames: Vec<Option<Frame>>,
 }
@@ -48,16 +48,22 @@ struct Held {
 /// A port over netmap's rings.
 #[derive(Debug)]
 pub struct Netmap {
-    info: PortInfo,
+    pub(super) info: PortInfo,
     device: Box<dyn Device>,
     /// Where swapping is possible.
-    bank: Option<Arc<Bank>>,
-    region: Arc<Region>,
-    transmit: Vec<Held>,
-    receive: Vec<Held>,
+    pub(super) bank: Option<Arc<Bank>>,
+    pub(super) region: Arc<Region>,
+    /// The region's number.
+    pub(super) memory_id: u16,
+    /// Whether a program at the other end writes slots.
+    pub(super) has_peer: bool,
+    /// Why it is in netmap's own region, if it is.
+    pub(super) why_netmaps: &'static str,
+    pub(super) transmit: Vec<Held>,
+    pub(super) receive: Vec<Held>,
     /// Receive ring that is looked at first.
-    turn: usize,
-    counters: PortCounters,
+    pub(super) turn: usize,
+    pub(super) counters: PortCounters,
 }
 
 impl Netmap {
@@ -116,6 +122,9 @@ impl Netmap {
             device,
             bank,
             region,
+            memory_id: register.memory_id,
+            has_peer: spec.name.has_peer(),
+            why_netmaps: "netmap gave it its own region",
             transmit: Vec::new(),
             receive: Vec::new(),
             turn: 0,
@@ -176,6 +185,14 @@ impl Netmap {
         rings.iter_mut().try_for_each(|held| held.ring.refresh())
     }
 
+    /// Asks the kernel for frames if none is left from the last time.
+    pub(super) fn refill(&mut self) -> io::Result<()> {
+        if self.receive.iter().all(|held| held.ring.available() == 0) {
+            self.sync(Direction::Receive)?;
+        }
+        Ok(())
+    }
+
     /// Takes what lies in the receive rings, one ring after the other.
     fn take(&mut self, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
         let Self { receive, bank, region, counters, turn, .. } = self;
@@ -210,7 +227,7 @@ impl Netmap {
             counters.transmit_errors += count as u64;
             return Ok(count);
         };
-        let longest = (usize::from(info.mtu) + 22).min(region.buffer_size());
+        let longest = longest(info.mtu, region);
         let mut count = 0;
         while held.ring.available() > 0
             && let Some(frame) = from.pop()
@@ -233,6 +250,11 @@ impl Netmap {
         }
         Ok(count)
     }
+}
+
+/// Bytes of the longest frame that a port takes, with two tags.
+pub(super) fn longest(mtu: u16, region: &Region) -> usize {
+    (usize::from(mtu) + 22).min(region.buffer_size())
 }
 
 /// Takes the first slot's frame, leaving a free slot of the pool in its place. `None`, and the slot is
@@ -299,7 +321,7 @@ fn skip(ring: &mut Ring, first: Slot, counters: &mut PortCounters) {
 
 /// Copies the packet that begins in the first slot, from however many buffers.
 #[inline]
-fn copy_in(
+pub(super) fn copy_in(
     ring: &mut Ring,
     region: &Region,
     pool: &mut Pool,
@@ -391,9 +413,7 @@ impl Port for Netmap {
     }
 
     fn receive(&mut self, _: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
-        if self.receive.iter().all(|held| held.ring.available() == 0) {
-            self.sync(Direction::Receive)?;
-        }
+        self.refill()?;
         self.take(pool, into)
     }
 
@@ -413,6 +433,18 @@ impl Port for Netmap {
 
     fn counters(&self) -> PortCounters {
         self.counters
+    }
+
+    fn netmap(&mut self) -> Option<&mut Netmap> {
+        Some(self)
+    }
+
+    fn as_netmap(&self) -> Option<&Netmap> {
+        Some(self)
+    }
+
+    fn exchange(&self) -> Option<Exchange> {
+        Some(self.own_exchange())
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -123,6 +123,8 @@ pub struct AfPacket {
     /// Since when the kernel has taken no frame that waits in the ring, and when it was last asked.
     stuck: Option<(Time, Time)>,
     last_error_check: Time,
+    /// The link went down, and no frame has arrived since.
+    was_down: bool,
     counters: PortCounters,
     /// The kernel's count of lost frames is reset when it is read.
     missed: Cell<u64>,
@@ -178,6 +180,7 @@ impl AfPacket {
             socket,
             stuck: None,
             last_error_check: Time(0),
+            was_down: false,
             counters: PortCounters::default(),
             missed: Cell::new(0),
         })
@@ -277,13 +280,16 @@ impl AfPacket {
         }
         self.last_error_check = now;
         match rustix::net::sockopt::socket_error(&self.socket)? {
-            Ok(()) => Ok(()),
-            Err(Errno::NETDOWN) => {
-                rustix::net::netdevice::index_to_name(&self.socket, self.index)?;
-                Ok(())
-            }
-            Err(errno) => Err(errno.into()),
+            Ok(()) => {}
+            Err(Errno::NETDOWN) => self.was_down = true,
+            Err(errno) => return Err(errno.into()),
         }
+        if self.was_down {
+            // Also when the error was read before: one that is removed goes down first, and the kernel
+            // says nothing more when it is gone.
+            rustix::net::netdevice::index_to_name(&self.socket, self.index)?;
+        }
+        Ok(())
     }
 
     /// Copies one received frame into a slot. `None` if it cannot be delivered, which is counted.
@@ -399,6 +405,8 @@ impl Port for AfPacket {
         }
         if count == 0 {
             self.check_error(now)?;
+        } else {
+            self.was_down = false;
         }
         Ok(count)
     }

@@ -509,7 +509,27 @@ fn netmap_swapping() -> Pair {
     Pair { pool, slots, kept, a, b, now: Time(0), real: false }
 }
 
+/// The host's half of a descriptor, whose kernel is the wire of another card.
+fn netmap_host_half() -> Pair {
+    let double = Double::new().expect("memory");
+    let (kernel, wire) = queue_pair(4096).expect("descriptors");
+    let (nobody, cable) = queue_pair(1).expect("descriptors");
+    drop(nobody);
+    let h = NicSpec::new("h", Box::new(cable)).with_host(Box::new(kernel));
+    for spec in [h, NicSpec::new("b", Box::new(wire))] {
+        double.add_nic(spec).expect("a card");
+    }
+    let both = Netmap::open_both(&double, &netmap_spec("h*"), None);
+    // The device stays open for the half that is left, the card's rings too.
+    let (_, host) = both.expect("two ports");
+    let b = Netmap::open(&double, &netmap_spec("b"), None).expect("a port");
+    Pair::new(Box::new(host), Box::new(b), false)
+}
+
 port_conformance!(netmap_swapping_buffers, || Ok(netmap_swapping()));
 port_conformance!(netmap_copying_frames, || Ok(netmap_copying(&cards(), ["a", "b"])));
+port_conformance!(netmap_one_direction_each, || Ok(netmap_copying(&cards(), ["a/T", "b/R"])));
+port_conformance!(netmap_one_pair_exclusively, || Ok(netmap_copying(&cards(), ["a-0/x", "b-0/x"])));
+port_conformance!(netmap_host_half_of_a_descriptor, || Ok(netmap_host_half()));
 port_conformance!(netmap_pipe, || Ok(netmap_copying(&cards(), ["x{1", "x}1"])));
 port_conformance!(netmap_vale, || Ok(netmap_copying(&cards(), ["vale0:a", "vale0:b"])));

@@ -214,7 +214,9 @@ pub trait Port: Debug + Send {
 
     /// Sends frames from the front of `from`, in order; those that found no room stay in it. Slots
     /// of sent and of refused frames go back to `pool`, now or at a later call. Returns how many
-    /// frames left the burst.
+    /// frames left the burst. A full burst may be kept back, since more may follow at once: what was is
+    /// sent by the next call with less, or by the second call of [`receive`](Self::receive) after it,
+    /// for which [`next_event`](Self::next_event) asks.
     ///
     /// # Errors
     /// The port is gone.

@@ -13,7 +13,8 @@
 use super::{InterfaceSpec, Switch, SwitchError};
 use crate::deliver::Deliver;
 use crate::interface::{Outlet, Recent};
-use crate::port::{Burst, Port, PortCounters, PortInfo};
+use crate::port::netmap::Netmap;
+use crate::port::{Burst, Exchange, Port, PortCounters, PortInfo};
 use crate::session::InterfaceId;
 use crate::time::Time;
 use crate::verdict::DropReason;
@@ -124,6 +125,18 @@ impl Port for Successor {
         let mut all = self.before;
         all += self.port.counters();
         all
+    }
+
+    fn netmap(&mut self) -> Option<&mut Netmap> {
+        self.port.netmap()
+    }
+
+    fn as_netmap(&self) -> Option<&Netmap> {
+        self.port.as_netmap()
+    }
+
+    fn exchange(&self) -> Option<Exchange> {
+        self.port.exchange()
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

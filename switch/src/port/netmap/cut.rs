@@ -60,8 +60,8 @@ impl Netmap {
 
     /// Whether buffers may change places between the two ports' rings.
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
-        let is_netmaps = |port: &Self| port.bank.is_none() && !port.has_peer;
-        is_netmaps(self) && is_netmaps(other) && self.memory_id == other.memory_id
+        let is_netmaps = |port: &Self| port.bank.is_none() && !port.has_peer && !port.is_silent;
+        is_netmaps(self) && is_netmaps(other) && self.device.memory_id() == other.device.memory_id()
     }
 
     /// Looks at the next frame, and copies what of it fits into `head`, or all if it is shorter. If there

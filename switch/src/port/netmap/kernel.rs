@@ -52,7 +52,7 @@ pub trait Kernel: Debug + Send + Sync {
 
 /// An open `/dev/netmap`, or its double. Dropping it closes the port, unless a mapping of its memory
 /// is left.
-pub trait Device: Debug + Send {
+pub trait Device: Debug + Send + Sync {
     /// One control call for the port `name`, a bare name (`eth0`, `vale0:x`, `eth0{1`).
     ///
     /// # Errors

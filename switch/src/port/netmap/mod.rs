@@ -7,6 +7,8 @@
 //!   region   rings and buffers in memory that others write
 //!   bank     the daemon's slots as a region: buffers that clients may be lent
 //!   cut      buffers that go from ring to ring, of two ports in one region of netmap's own
+//!   open     a name -> one port, or two on one descriptor
+//!   batch    when a sync is due
 //!   port     receive and transmit, by swapping or by copying
 //! ```
 //!
@@ -14,12 +16,14 @@
 
 pub mod abi;
 mod bank;
+mod batch;
 mod cut;
 #[cfg(feature = "netmap-double")]
 pub mod double;
 mod kernel;
 mod module;
 mod name;
+mod open;
 mod port;
 mod region;
 

@@ -5,7 +5,8 @@
 //!   netmap:eth0^       the host rings               netmap:eth0}1   its other end
 //!   netmap:eth0^2      host ring pair 2             vale0:x         a port of a switch of VALE
 //!   netmap:eth0*       both                         ...@2           in region 2
-//!   netmap:eth0-3      ring pair 3                  .../xRTztr      flags
+//!   netmap:eth0-3      ring pair 3                  ...@conf:host-rings=4
+//!                                                   .../xRTztr      flags
 //! ```
 
 use super::abi::{NAME_SIZE, flag, mode};
@@ -26,6 +27,9 @@ pub struct PortName {
     pub flags: u64,
     /// The region that is wanted; 0 leaves it to the kernel.
     pub memory_id: u16,
+    /// Host rings that are wanted each way, which the first to open a card decides; 0 leaves it to the
+    /// kernel.
+    pub host_rings: u16,
 }
 
 /// The text is no port's name.
@@ -40,13 +44,39 @@ impl PortName {
     /// All rings of a card.
     #[must_use]
     pub fn nic(port: &str) -> Self {
-        Self { port: port.to_owned(), mode: mode::ALL_NIC, ring: 0, flags: 0, memory_id: 0 }
+        Self {
+            port: port.to_owned(),
+            mode: mode::ALL_NIC,
+            ring: 0,
+            flags: 0,
+            memory_id: 0,
+            host_rings: 0,
+        }
     }
 
     /// The host rings of a card.
     #[must_use]
     pub fn host(port: &str) -> Self {
         Self { mode: mode::SW, ..Self::nic(port) }
+    }
+
+    /// All rings of a card and its host rings, on one descriptor: see
+    /// [`Netmap::open_both`](super::Netmap::open_both).
+    #[must_use]
+    pub fn both(port: &str) -> Self {
+        Self { mode: mode::NIC_SW, ..Self::nic(port) }
+    }
+
+    /// The same with so many host rings each way.
+    #[must_use]
+    pub fn with_host_rings(self, host_rings: u16) -> Self {
+        Self { host_rings, ..self }
+    }
+
+    /// Whether it hears what passes another port, and has nothing to say.
+    #[must_use]
+    pub fn is_monitor(&self) -> bool {
+        self.flags & (flag::MONITOR_TX | flag::MONITOR_RX) != 0
     }
 
     /// Whether its other end may be a program that writes into the port's slots.
@@ -71,10 +101,20 @@ impl FromStr for PortName {
             Some((rest, letters)) => (rest, parse_flags(letters).map_err(bad)?),
             None => (rest, 0),
         };
-        let (rest, memory_id) = match rest.split_once('@') {
-            Some((rest, id)) => (rest, number(id, "behind `@` stands the number of a region")?),
-            None => (rest, 0),
-        };
+        let (mut memory_id, mut host_rings) = (0, 0);
+        let mut options = rest.split('@');
+        let rest = options.next().unwrap_or_default();
+        for option in options {
+            match option.strip_prefix("conf:host-rings=") {
+                Some(rings) => {
+                    host_rings = number(rings, "behind `conf:host-rings=` stands a number")?;
+                }
+                None => {
+                    let problem = "behind `@` stands the number of a region, or conf:host-rings=N";
+                    memory_id = number(option, problem)?;
+                }
+            }
+        }
         let (port, mode, ring) = match rest.find(['^', '*', '{', '}', '-']) {
             // VALE's own names may have a minus.
             Some(at) if !rest.starts_with("vale") || rest.get(at..=at) != Some("-") => {
@@ -103,22 +143,27 @@ impl FromStr for PortName {
         if port.len() >= NAME_SIZE || port.contains(|c: char| c.is_whitespace() || c == '\0') {
             return Err(bad("the kernel takes names of at most 63 bytes without blanks"));
         }
-        Ok(Self { port, mode, ring, flags, memory_id })
+        if flags & flag::ZCOPY_MON != 0 && flags & (flag::MONITOR_TX | flag::MONITOR_RX) == 0 {
+            return Err(bad("`z` goes with `r` or `t`: what is heard without copying"));
+        }
+        Ok(Self { port, mode, ring, flags, memory_id, host_rings })
     }
 }
 
+const LETTERS: [(char, u64); 6] = [
+    ('x', flag::EXCLUSIVE),
+    ('z', flag::ZCOPY_MON),
+    ('t', flag::MONITOR_TX),
+    ('r', flag::MONITOR_RX),
+    ('T', flag::TX_RINGS_ONLY),
+    ('R', flag::RX_RINGS_ONLY),
+];
+
 fn parse_flags(letters: &str) -> Result<u64, &'static str> {
     letters.chars().try_fold(0, |flags, letter| {
-        Ok(flags
-            | match letter {
-                'x' => flag::EXCLUSIVE,
-                'z' => flag::ZCOPY_MON,
-                't' => flag::MONITOR_TX,
-                'r' => flag::MONITOR_RX,
-                'T' => flag::TX_RINGS_ONLY,
-                'R' => flag::RX_RINGS_ONLY,
-                _ => return Err("behind `/` stand letters of x, z, t, r, T, R"),
-            })
+        let known = LETTERS.iter().find(|(known, _)| *known == letter);
+        let (_, bit) = known.ok_or("behind `/` stand letters of x, z, t, r, T, R")?;
+        Ok(flags | bit)
     })
 }
 
@@ -127,12 +172,24 @@ impl fmt::Display for PortName {
         let prefix = if self.port.starts_with("vale") { "" } else { "netmap:" };
         write!(f, "{prefix}{}", self.port)?;
         match self.mode {
-            mode::SW => f.write_str("^"),
-            mode::NIC_SW => f.write_str("*"),
-            mode::ONE_NIC => write!(f, "-{}", self.ring),
-            mode::ONE_SW => write!(f, "^{}", self.ring),
-            _ => Ok(()),
+            mode::SW => f.write_str("^")?,
+            mode::NIC_SW => f.write_str("*")?,
+            mode::ONE_NIC => write!(f, "-{}", self.ring)?,
+            mode::ONE_SW => write!(f, "^{}", self.ring)?,
+            _ => {}
         }
+        if self.memory_id != 0 {
+            write!(f, "@{}", self.memory_id)?;
+        }
+        if self.host_rings != 0 {
+            write!(f, "@conf:host-rings={}", self.host_rings)?;
+        }
+        let set = || LETTERS.iter().filter(|(_, bit)| self.flags & bit != 0);
+        if set().next().is_some() {
+            f.write_str("/")?;
+            set().try_for_each(|(letter, _)| write!(f, "{letter}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -172,6 +229,8 @@ mod tests {
             "netmap:e{",
             "netmap:e/q",
             "netmap:e@x",
+            "netmap:e@conf:host-rings=x",
+            "netmap:e/z",
             "netmap:a b",
             &long,
         ] {
@@ -191,6 +250,9 @@ mod tests {
             "netmap:x{1",
             "netmap:x}1",
             "vale0:x",
+            "netmap:e^@2@conf:host-rings=4/x",
+            "netmap:e-1/ztr",
+            "netmap:e/R",
         ] {
             assert_eq!(text.parse::<PortName>().unwrap().to_string(), text);
         }

@@ -10,14 +10,15 @@
 //!   writes and nobody else does; every other region is copied from and to.
 //! - The private list of what each ring slot holds is what counts. What the kernel says of a buffer is
 //!   compared with it and never used instead.
-//! - Slots given back reach the kernel with the next sync. One sync a burst and direction, none while
-//!   frames are left from the last.
+//! - Slots given back reach the kernel with the next sync; `batch` says when that is.
 
-use super::abi::{PoolsInfo, Register, flag, slot_flag};
+use super::abi::slot_flag;
 use super::bank::Bank;
-use super::kernel::{Control, Device, Direction, Kernel};
+use super::batch::{Owed, is_due};
+use super::kernel::Direction;
 use super::name::PortName;
-use super::region::{Region, Ring, Slot, inconsistent};
+use super::open::Shared;
+use super::region::{Region, Ring, Sides, Slot, inconsistent};
 use crate::classify::Mac;
 use crate::port::{Burst, Exchange, Port, PortCounters, PortInfo};
 use crate::time::Time;
@@ -49,12 +50,14 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub struct Netmap {
     pub(super) info: PortInfo,
-    device: Box<dyn Device>,
+    pub(super) device: Arc<Shared>,
+    /// Whether the device is this port's to sleep on.
+    has_readiness: bool,
+    /// A monitor: it never transmits, nor has its transmit ring synced.
+    pub(super) is_silent: bool,
     /// Where swapping is possible.
     pub(super) bank: Option<Arc<Bank>>,
     pub(super) region: Arc<Region>,
-    /// The region's number.
-    pub(super) memory_id: u16,
     /// Whether a program at the other end writes slots.
     pub(super) has_peer: bool,
     /// Why it is in netmap's own region, if it is.
@@ -63,55 +66,21 @@ pub struct Netmap {
     pub(super) receive: Vec<Held>,
     /// Receive ring that is looked at first.
     pub(super) turn: usize,
+    /// What was put into the transmit ring since its last sync.
+    owed: Owed,
     pub(super) counters: PortCounters,
 }
 
 impl Netmap {
-    /// Opens a port. With a `bank` it asks for the bank's region; if the kernel gives another one,
-    /// frames are copied.
-    ///
-    /// # Errors
-    /// What the kernel refused: `ENXIO` no such interface, `EBUSY` taken by another, `EINVAL` an MTU
-    /// longer than a buffer among others. What of its memory cannot be.
-    pub fn open(
-        kernel: &dyn Kernel,
+    /// A port over these rings of a device.
+    pub(super) fn over(
         spec: &NetmapSpec,
-        bank: Option<&Arc<Bank>>,
+        device: Arc<Shared>,
+        bank: Option<Arc<Bank>>,
+        region: Arc<Region>,
+        rings: Sides,
+        has_readiness: bool,
     ) -> io::Result<Self> {
-        let PortName { port, mode, ring, flags, memory_id } = &spec.name;
-        // What peers may write is never lent to clients, whatever region it lies in.
-        let bank = bank.filter(|_| !spec.name.has_peer());
-        let device = kernel.open()?;
-        let mut register = Register {
-            mode: *mode,
-            ring_id: *ring,
-            flags: flags | flag::NO_TX_POLL,
-            memory_id: bank.map_or(*memory_id, |bank| bank.memory_id()),
-            ..Register::default()
-        };
-        device.control(port, Control::Register { body: &mut register, extmem: None })?;
-        let bank = bank.filter(|bank| bank.memory_id() == register.memory_id).cloned();
-        let region = match &bank {
-            Some(bank) => Arc::clone(bank.region()),
-            None => {
-                let mut pools = PoolsInfo { memory_id: register.memory_id, ..PoolsInfo::default() };
-                device.control(port, Control::PoolsInfo(&mut pools))?;
-                Region::map(device.memory(), &pools)?
-            }
-        };
-        if usize::from(spec.mtu) + 14 > region.buffer_size() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!(
-                    "an MTU of {} needs buffers of more than netmap's {} bytes; lower the MTU, or \
-                     load the module with buf_size={}",
-                    spec.mtu,
-                    region.buffer_size(),
-                    (usize::from(spec.mtu) + 14).next_power_of_two()
-                ),
-            ));
-        }
-        let rings = region.rings(register.offset)?;
         let mut opened = Self {
             info: PortInfo {
                 name: spec.name.port.clone(),
@@ -120,14 +89,16 @@ impl Netmap {
                 mtu: spec.mtu,
             },
             device,
+            has_readiness: has_readiness && !rings.receive.is_empty(),
+            is_silent: spec.name.is_monitor(),
             bank,
             region,
-            memory_id: register.memory_id,
             has_peer: spec.name.has_peer(),
             why_netmaps: "netmap gave it its own region",
             transmit: Vec::new(),
             receive: Vec::new(),
             turn: 0,
+            owed: Owed::default(),
             counters: PortCounters::default(),
         };
         // On an error what was taken out of the bank goes back when `opened` is dropped.
@@ -178,19 +149,32 @@ impl Netmap {
             Direction::Transmit => &mut self.transmit,
             Direction::Receive => &mut self.receive,
         };
-        for held in rings.iter() {
+        for held in rings.iter_mut() {
             held.ring.publish();
         }
         self.device.sync(direction)?;
         rings.iter_mut().try_for_each(|held| held.ring.refresh())
     }
 
-    /// Asks the kernel for frames if none is left from the last time.
+    /// Sends what has waited for a round, and asks the kernel for frames if none is left from the last
+    /// time.
     pub(super) fn refill(&mut self) -> io::Result<()> {
-        if self.receive.iter().all(|held| held.ring.available() == 0) {
+        if self.owed.is_stale() {
+            self.send_owed()?;
+        }
+        if is_due(self.receive.iter_mut().map(|held| &mut held.ring))? {
             self.sync(Direction::Receive)?;
         }
         Ok(())
+    }
+
+    /// Has the kernel send what was put into the ring.
+    fn send_owed(&mut self) -> io::Result<()> {
+        self.owed = Owed::default();
+        if self.is_silent || self.transmit.is_empty() {
+            return Ok(());
+        }
+        self.sync(Direction::Transmit)
     }
 
     /// Takes what lies in the receive rings, one ring after the other.
@@ -221,8 +205,8 @@ impl Netmap {
 
     /// Puts frames into the first transmit ring: one ring, so that none overtakes another.
     fn put(&mut self, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
-        let Self { transmit, bank, region, counters, info, .. } = self;
-        let Some(held) = transmit.first_mut() else {
+        let Self { transmit, bank, region, counters, info, is_silent, .. } = self;
+        let Some(held) = transmit.first_mut().filter(|_| !*is_silent) else {
             let count = from.clear(pool);
             counters.transmit_errors += count as u64;
             return Ok(count);
@@ -418,13 +402,17 @@ impl Port for Netmap {
     }
 
     fn transmit(&mut self, _: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        let is_full = from.room() == 0;
         let mut count = self.put(pool, from)?;
-        self.sync(Direction::Transmit)?;
+        let ring = self.transmit.first().map_or(0, |held| held.ring.count());
+        if self.owed.add(count, is_full && from.is_empty(), ring) {
+            self.send_owed()?;
+        }
         if !from.is_empty() {
             // The sync may have shown room.
             let more = self.put(pool, from)?;
             if more > 0 {
-                self.sync(Direction::Transmit)?;
+                self.send_owed()?;
             }
             count += more;
         }
@@ -447,8 +435,12 @@ impl Port for Netmap {
         Some(self.own_exchange())
     }
 
+    fn next_event(&self) -> Option<Time> {
+        self.owed.any().then_some(Time(0))
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.device.readiness())
+        self.has_readiness.then(|| self.device.readiness())
     }
 }
 

@@ -188,8 +188,8 @@ impl Region {
             let count = self.load(at.saturating_add(field))?;
             if count > MAX_RINGS { Err(inconsistent("too many rings")) } else { Ok(count) }
         };
-        let transmit = count(port::TX_RINGS)? + count(port::HOST_TX_RINGS)?;
-        let receive = count(port::RX_RINGS)? + count(port::HOST_RX_RINGS)?;
+        let (tx, host_tx) = (count(port::TX_RINGS)?, count(port::HOST_TX_RINGS)?);
+        let (rx, host_rx) = (count(port::RX_RINGS)?, count(port::HOST_RX_RINGS)?);
         let ring = |index: u32| {
             let entry = at + port::RING_OFFSETS + 8 * index as usize;
             let distance = self
@@ -206,7 +206,14 @@ impl Region {
         let bound = |range: core::ops::Range<u32>| {
             range.filter_map(|index| ring(index).transpose()).collect::<io::Result<Vec<_>>>()
         };
-        Ok(Rings { transmit: bound(0..transmit)?, receive: bound(transmit..transmit + receive)? })
+        let (transmit, receive) = (tx + host_tx, rx + host_rx);
+        Ok(Rings {
+            card: Sides { transmit: bound(0..tx)?, receive: bound(transmit..transmit + rx)? },
+            host: Sides {
+                transmit: bound(tx..transmit)?,
+                receive: bound(transmit + rx..transmit + receive)?,
+            },
+        })
     }
 
     /// Walks the list of extra buffers of the port at `offset`: at most as many as there are.
@@ -247,11 +254,24 @@ impl Region {
     }
 }
 
-/// All rings that are bound.
+/// Rings of both directions.
 #[derive(Debug)]
-pub(super) struct Rings {
+pub(super) struct Sides {
     pub(super) transmit: Vec<Ring>,
     pub(super) receive: Vec<Ring>,
+}
+
+impl Sides {
+    pub(super) fn is_empty(&self) -> bool {
+        self.transmit.is_empty() && self.receive.is_empty()
+    }
+}
+
+/// All rings that are bound: the host's come last in the table of each direction.
+#[derive(Debug)]
+pub(super) struct Rings {
+    pub(super) card: Sides,
+    pub(super) host: Sides,
 }
 
 /// A slot's content, loaded or stored as one word.
@@ -292,6 +312,8 @@ pub(super) struct Ring {
     count: u32,
     head: u32,
     tail: u32,
+    /// Slots that were given back and of which the kernel does not know.
+    unpublished: u32,
 }
 
 impl Ring {
@@ -311,7 +333,8 @@ impl Ring {
         if size as usize != region.buffer_size || buffers_at != Some(region.buffers_at) {
             return Err(inconsistent("a ring with buffers of its own"));
         }
-        let mut ring = Self { region: Arc::clone(region), at, count, head: 0, tail: 0 };
+        let mut ring =
+            Self { region: Arc::clone(region), at, count, head: 0, tail: 0, unpublished: 0 };
         ring.head = load(ring::HEAD)?;
         if ring.head >= count {
             return Err(inconsistent("a ring with its head outside"));
@@ -330,6 +353,12 @@ impl Ring {
     #[inline]
     pub(super) fn head(&self) -> u32 {
         self.head
+    }
+
+    /// Slots given back since the last sync.
+    #[inline]
+    pub(super) fn given_back(&self) -> u32 {
+        self.unpublished
     }
 
     /// Slots that are ours.
@@ -361,12 +390,14 @@ impl Ring {
     pub(super) fn advance(&mut self) {
         if self.available() > 0 {
             self.head = if self.head + 1 == self.count { 0 } else { self.head + 1 };
+            self.unpublished += 1;
         }
     }
 
     /// Writes the positions for the kernel: `cur` is `head`.
     #[inline]
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
+        self.unpublished = 0;
         for field in [ring::CURRENT, ring::HEAD] {
             if let Some(word) = self.region.word(self.at + field) {
                 word.store(self.head, Ordering::Release);

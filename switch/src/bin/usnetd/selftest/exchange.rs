@@ -95,7 +95,7 @@ pub(super) fn exchange(
     let (mut out, mut into) = (Burst::new(), Burst::new());
     let begin = Instant::now();
     let mut last = begin;
-    let mut next = 0;
+    let (mut next, mut was_idle) = (0, false);
     let now = || Time(u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX));
     loop {
         while out.room() > 0
@@ -115,10 +115,11 @@ pub(super) fn exchange(
                 break;
             }
         }
-        if !out.is_empty() {
+        // Also when there is nothing to add: a port may keep a full burst back until it is asked again.
+        if !out.is_empty() || was_idle {
             from.transmit(now(), pool, &mut out)?;
         }
-        to.receive(now(), pool, &mut into)?;
+        was_idle = to.receive(now(), pool, &mut into)? == 0;
         while let Some(frame) = into.pop() {
             let seen = read(pool.bytes(&frame))
                 .and_then(|(number, is_right)| Some((number.checked_sub(load.first)?, is_right)))

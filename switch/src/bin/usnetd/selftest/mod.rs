@@ -154,11 +154,20 @@ fn region(bench: &mut Bench, info: &PortInfo, report: &mut Report) {
 
 impl Bench {
     fn open(&self, name: PortName, mtu: u16) -> io::Result<Netmap> {
+        let (spec, bank) = self.spec(name, mtu);
+        Netmap::open(self.kernel.as_ref(), &spec, bank)
+    }
+
+    fn both(&self, name: &str, mtu: u16) -> io::Result<(Netmap, Netmap)> {
+        let (spec, bank) = self.spec(PortName::both(name), mtu);
+        Netmap::open_both(self.kernel.as_ref(), &spec, bank)
+    }
+
+    fn spec(&self, name: PortName, mtu: u16) -> (NetmapSpec, Option<&Arc<Bank>>) {
         let mac = usnet_switch::classify::Mac([2, 0x75, 0x73, 0x6e, 0, 1]);
         let kind = link(name.port.as_str()).ok().and_then(|link| link.kind);
         let bank = self.bank.as_ref().filter(|_| !is_native_veth(kind.as_deref()));
-        let spec = NetmapSpec { name, mac, mtu };
-        Netmap::open(self.kernel.as_ref(), &spec, bank)
+        (NetmapSpec { name, mac, mtu }, bank)
     }
 
     fn parse(&self, text: &str, mtu: u16) -> io::Result<Netmap> {
@@ -269,6 +278,23 @@ fn wait_for_link(name: &str) -> io::Result<bool> {
     }
 }
 
+/// The card's rings and the host's on one descriptor, as two ports.
+fn one_descriptor(
+    bench: &mut Bench,
+    name: &str,
+    mtu: u16,
+    kernel: &mut AfPacket,
+    report: &mut Report,
+) -> io::Result<()> {
+    let (nic, mut host) = bench.both(name, mtu)?;
+    wait_for_link(name)?;
+    bench.try_path("the same on one descriptor, to the rings", kernel, &mut host, 64, report)?;
+    bench.try_path("and to the kernel", &mut host, kernel, 64, report)?;
+    bench.close(nic);
+    bench.close(host);
+    Ok(())
+}
+
 fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result<()> {
     let name = args.interface.as_str();
     let before = link(name)?;
@@ -307,6 +333,7 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
     let held = bench.bank.as_ref().filter(|_| nic.swaps()).map(|bank| bank.kept());
     bench.close(nic);
     bench.close(host);
+    one_descriptor(bench, name, mtu, here, report)?;
     drop(plain);
     let came_back = wait_for_link(name)?;
     let after = link(name)?;

@@ -2,6 +2,9 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "frames are made of small numbers")]
 
+mod batch;
+mod rings;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::io::Errno;
@@ -31,8 +34,8 @@ struct Machine {
 impl Machine {
     fn with(spec: MachineSpec, change: impl FnOnce(&mut NicSpec)) -> Self {
         let double = Double::with(spec).unwrap();
-        let (wire, card_wire) = queue_pair(256).unwrap();
-        let (host, card_host) = queue_pair(256).unwrap();
+        let (wire, card_wire) = queue_pair(2048).unwrap();
+        let (host, card_host) = queue_pair(2048).unwrap();
         let mut spec = NicSpec::new("eth0", Box::new(card_wire)).with_host(Box::new(card_host));
         (spec.tx_slots, spec.rx_slots) = (RING, RING);
         change(&mut spec);

@@ -8,6 +8,7 @@
 //!   deliver   frame, receiver    ->  rx ring or port
 //!   switch    all of it, one step at a time
 //!   config    usnetd.toml
+//!   capture   frames of a port into a file
 //!   control   who may attach, and what each session holds
 //! ```
 
@@ -37,6 +38,8 @@ pub mod config;
 pub mod control;
 
 pub mod daemon;
+
+pub mod capture;
 
 pub mod manual;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "frames are made of small numbers")]
 
 mod batch;
+mod monitor;
 mod rings;
 
 use proptest::collection::vec;

@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use crate::capture::CaptureArgs;
 use crate::demo::{ClientArgs, DemoArgs, ProbeArgs};
 use crate::pipe::PipeArgs;
 use crate::selftest::SelfTest;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Let a program at the other end of a netmap pipe, or of a port of VALE, be a client
     Pipe(PipeArgs),
+    /// Write what passes the rings of a netmap card into a file for wireshark
+    Capture(CaptureArgs),
     /// Try what this machine's back ends can do
     Selftest {
         #[command(subcommand)]

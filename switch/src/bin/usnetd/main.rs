@@ -1,5 +1,6 @@
 //! The daemon's program.
 
+mod capture;
 mod check;
 mod cli;
 mod demo;
@@ -25,6 +26,10 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => return demo::run(&args),
         Command::Pipe(args) => pipe::run(&args).map_err(Failure::other),
+        Command::Capture(args) => {
+            let kernel: Arc<dyn usnet_switch::port::netmap::Kernel> = Arc::new(Module);
+            capture::run(&args, &kernel).map_err(Failure::other)
+        }
         Command::Selftest { what: SelfTest::Netmap(args) } => {
             return selftest::run(&args, Arc::new(Module));
         }

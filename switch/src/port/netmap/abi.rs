@@ -68,6 +68,8 @@ pub mod slot_flag {
     pub const BUF_CHANGED: u16 = 0x01;
     /// The packet goes on in the next slot.
     pub const MOREFRAG: u16 = 0x20;
+    /// In a monitor's ring: the packet was sent, not received.
+    pub const TX_MONITORED: u16 = 0x40;
 }
 
 /// `ioctl` numbers on Linux.

@@ -132,7 +132,10 @@ fn bind(kernel: &dyn Kernel, spec: &NetmapSpec, bank: Option<&Arc<Bank>>) -> io:
         Some(bank) => Arc::clone(bank.region()),
         None => {
             let mut pools = PoolsInfo { memory_id: register.memory_id, ..PoolsInfo::default() };
-            device.control(port, Control::PoolsInfo(&mut pools))?;
+            // By the name of the port that it hears, a monitor would be told of that one's memory; a pipe
+            // that is not opened is asked for in a region by its number.
+            let about = if spec.name.is_monitor() { "usnet{pools" } else { port };
+            device.control(about, Control::PoolsInfo(&mut pools))?;
             Region::map(device.memory(), &pools)?
         }
     };

@@ -12,6 +12,7 @@
 
 use super::GLOBAL_REGION;
 use super::media::Bell;
+use super::monitor::Hears;
 use super::nic::Nic;
 use super::region::{Region, View};
 use super::ring::{Kring, Slot};
@@ -46,6 +47,8 @@ pub(super) enum Kind {
         /// The switch.
         bridge: String,
     },
+    /// Hears an interface.
+    Monitor(Hears),
     /// Only a region.
     Null,
 }
@@ -103,7 +106,7 @@ impl Adapter {
         match &self.kind {
             Kind::Pipe { peer } => Some(*peer),
             Kind::Nic(nic) => nic.peer(),
-            Kind::Vale { .. } | Kind::Null => None,
+            Kind::Vale { .. } | Kind::Monitor(_) | Kind::Null => None,
         }
     }
 
@@ -111,7 +114,7 @@ impl Adapter {
     /// switch ports that they have one host ring, which nobody can bind.
     pub(super) fn table_hosts(&self) -> (usize, usize) {
         match self.kind {
-            Kind::Pipe { .. } | Kind::Vale { .. } => (1, 1),
+            Kind::Pipe { .. } | Kind::Vale { .. } | Kind::Monitor(_) => (1, 1),
             Kind::Nic(_) | Kind::Null => (self.counts.host_tx, self.counts.host_rx),
         }
     }

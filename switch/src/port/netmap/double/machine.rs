@@ -200,7 +200,7 @@ impl Machine {
             match &mut adapter.kind {
                 Kind::Pipe { peer } => *peer = place_of_second,
                 Kind::Nic(nic) => nic.link = Link::Peer(place_of_second),
-                Kind::Vale { .. } | Kind::Null => {}
+                Kind::Vale { .. } | Kind::Monitor(_) | Kind::Null => {}
             }
         }
     }
@@ -221,6 +221,7 @@ impl Machine {
             for bell in &adapter.bells {
                 bell.set(true);
             }
+            self.end_monitors(at);
         }
         self.tidy();
         Ok(())

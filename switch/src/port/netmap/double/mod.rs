@@ -12,13 +12,14 @@
 //!   [`Double::run`]. One lock guards the machine, so no sync finds a ring busy.
 //! - Not as in the module: a mapping does not keep a port open; memory of `EXTMEM` is not pinned and
 //!   cannot be mapped through the device; [`Device::readiness`] may be readable once too often; a
-//!   removed interface is readable, not in error; there are no monitors (`EOPNOTSUPP`).
+//!   removed interface is readable, not in error; monitors only copy, and only cards' rings.
 
 mod adapter;
 mod device;
 mod machine;
 mod media;
 mod memory;
+mod monitor;
 mod nic;
 mod region;
 mod register;

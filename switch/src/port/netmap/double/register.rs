@@ -10,6 +10,7 @@
 use super::adapter::{Adapter, Bound, Counts, Kind};
 use super::machine::Machine;
 use super::media::Bell;
+use super::monitor;
 
 use super::Pools;
 use super::transfer::nic_of;
@@ -58,9 +59,6 @@ impl Machine {
         if !(mode::ALL_NIC..=mode::ONE_SW).contains(&body.mode) {
             return Err(Errno::INVAL.into());
         }
-        if body.flags & (flag::MONITOR_TX | flag::MONITOR_RX | flag::ZCOPY_MON) != 0 {
-            return Err(Errno::OPNOTSUPP.into());
-        }
         let wanted = match extmem {
             Some(extmem) => {
                 let region = self.region_of_caller(extmem);
@@ -95,6 +93,9 @@ impl Machine {
             }
             let counts = Counts { tx: 0, rx: 0, host_tx: 0, host_rx: 0 };
             return Ok(self.put(Adapter::new(name, Kind::Null, counts, (0, 0))));
+        }
+        if monitor::is_wanted(body) {
+            return self.make_monitor(name, body);
         }
         if let Some(at) = self.find(name) {
             return Ok(at);

@@ -24,6 +24,8 @@ impl Machine {
         if adapter.is_gone {
             return Err(Errno::IO.into());
         }
+        let marks = self.marks(bound.adapter);
+        let adapter = self.at(bound.adapter)?;
         let (peer, is_vale) = (adapter.peer(), matches!(adapter.kind, Kind::Vale { .. }));
         match direction {
             Direction::Transmit if is_vale => {
@@ -51,6 +53,9 @@ impl Machine {
                 let bound = adapter.receive.get(bound.receive.clone()).unwrap_or_default();
                 bell.set(bound.iter().any(|ring| ring.has_unseen()));
             }
+        }
+        if let Some(marks) = marks {
+            self.tell_monitors(bound.adapter, &marks);
         }
         Ok(())
     }

@@ -24,7 +24,8 @@ use usnet_switch::port::netmap::double::{
 };
 use usnet_switch::port::netmap::{Netmap, NetmapSpec};
 use usnet_switch::port::{Handling, Region};
-use usnet_switch::switch::Behind;
+use usnet_switch::session::InterfaceId;
+use usnet_switch::switch::{Behind, InterfaceSpec};
 
 const RING: u32 = 32;
 /// Slots of the pool: fewer than a client may keep, more than wait for a port.
@@ -152,6 +153,39 @@ fn what_goes_through_needs_no_slot_and_nothing_else_is_changed() {
         }
         world.end();
     }
+}
+
+#[test]
+fn ports_that_were_opened_again_cut_through_as_well() {
+    let mut world = World::new(Behind::Network, true);
+    let frame = inward("10.0.0.9", "10.0.0.8").to_link(THERE).udp(9, 7);
+    world.double.remove("eth1").unwrap();
+    world.rig.run();
+    assert!(world.rig.switch.retire_ports(InterfaceId(0), false).unwrap());
+    let (wire, card) = queue_pair(256).unwrap();
+    world.double.add_nic(NicSpec::new("eth1", Box::new(card))).unwrap();
+    world.ends[0] = wire;
+    let [wire, host] = ["eth1", "eth2"].map(|name| {
+        let name = format!("netmap:{name}").parse().unwrap();
+        Netmap::open(&world.double, &NetmapSpec { name, mac: OURS, mtu: 1500 }, None).unwrap()
+    });
+    let spec = InterfaceSpec {
+        mac: OURS,
+        mtu: 1500,
+        addresses: Vec::new(),
+        wire: Box::new(wire),
+        host: Some(Box::new(host)),
+        behind: Behind::Network,
+        cut_through: true,
+        kernel_hears: Vec::new(),
+    };
+    world.rig.switch.replace_ports(InterfaceId(0), spec).unwrap();
+    assert!(world.ends[0].send(&frame));
+    world.rig.run();
+    assert_eq!(world.come_out(1), [frame]);
+    let exchange = world.rig.check().interfaces[0].wire.exchange.clone();
+    assert_eq!(exchange.unwrap().frames, Handling::CutThrough);
+    world.end();
 }
 
 #[test]

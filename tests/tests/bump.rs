@@ -80,6 +80,27 @@ fn iperf3_runs_through_both_ways_while_a_client_is_attached() {
 }
 
 #[test]
+fn a_bump_whose_interface_behind_comes_back_serves_on() {
+    if !is_installed("ping", "iputils-ping") {
+        return;
+    }
+    let Some(lab) = Lab::bump("") else { return };
+    let answers = || {
+        let one = ["-c", "1", "-W", "1", INSIDE];
+        lab.outside("ping", &one).output().expect("ping").status.success()
+    };
+    assert!(answers());
+    lab.cut_cable();
+    assert!(!answers());
+    lab.lay_cable();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !answers() {
+        assert!(Instant::now() < end, "not open again: {:#}\n{}", lab.ask(&["status"]), lab.log());
+    }
+    lab.finish();
+}
+
+#[test]
 fn two_mtus_are_refused_with_the_way_out() {
     let Some(mut lab) = Lab::hosts() else { return };
     let more = || {

@@ -56,6 +56,26 @@ pub(super) fn open(
     Ok(Opened { specs, addresses, kept })
 }
 
+/// Whether both interfaces can be opened again: nothing is changed by the look.
+///
+/// # Errors
+/// [`OpenError`]: what is missing.
+pub(super) fn can_return(
+    interface: &Interface,
+    behind: &config::Behind,
+    cards: &Cards,
+) -> Result<(), OpenError> {
+    let mut netlink = Netlink::open().map_err(net_error(&interface.name))?;
+    let sides = [(&interface.name, interface.port), (&behind.interface, behind.port)];
+    for (name, port) in sides {
+        usable_link(&mut netlink, name)?;
+        if port == Backend::Netmap {
+            cards.look_at(name)?;
+        }
+    }
+    Ok(())
+}
+
 /// One side, for each worker.
 fn open_network(
     interface: &Interface,

@@ -402,6 +402,9 @@ pub(super) fn can_return(
     networks: &[Network],
     cards: &Cards,
 ) -> Result<(), OpenError> {
+    if let Some(behind) = &interface.behind {
+        return bump::can_return(interface, behind, cards);
+    }
     if !matches!(interface.port, Backend::AfPacket | Backend::Netmap) {
         return Ok(());
     }

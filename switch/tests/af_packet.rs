@@ -184,6 +184,29 @@ fn a_frame_that_no_longer_fits_is_refused_and_the_others_go_on() {
 }
 
 #[test]
+fn a_port_whose_link_goes_down_before_it_is_removed_still_ends() {
+    isolated("a_port_whose_link_goes_down_before_it_is_removed_still_ends", || {
+        for ring in [RingVersion::V2, RingVersion::V3] {
+            let (_, mut b) = joined_ports(ring);
+            let mut net = Netlink::open().unwrap();
+            let (mut pool, mut burst) = (pool(), Burst::new());
+            let mut at = 0;
+            let mut receive = |b: &mut AfPacket, times: u32| {
+                (0..times).try_for_each(|_| {
+                    at += 20_000_000;
+                    b.receive(Time(at), &mut pool, &mut burst).map(drop)
+                })
+            };
+            // The kernel says once that the link is down, and nothing when it is removed then.
+            net.set_down("lb").unwrap();
+            receive(&mut b, 10).expect("it may come back");
+            net.delete_link("lb").unwrap();
+            assert!(receive(&mut b, 10).is_err());
+        }
+    });
+}
+
+#[test]
 #[ignore = "prints the round trip and the rate of both ring versions; decides nothing"]
 fn measure_round_trip_and_rate() {
     isolated("measure_round_trip_and_rate", || {

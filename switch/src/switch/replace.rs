@@ -147,18 +147,6 @@ impl Port for Successor {
         self.port.next_event()
     }
 
-    fn netmap(&mut self) -> Option<&mut Netmap> {
-        self.port.netmap()
-    }
-
-    fn as_netmap(&self) -> Option<&Netmap> {
-        self.port.as_netmap()
-    }
-
-    fn exchange(&self) -> Option<Exchange> {
-        self.port.exchange()
-    }
-
     fn close(&mut self, pool: &mut Pool) {
         self.port.close(pool);
     }

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use topology::{Carrier, Topology};
 use usnet_switch::daemon::Signals;
+use usnet_switch::port::netmap::is_native_veth;
 
 /// The arguments of the demo.
 #[derive(Args, Clone, Debug)]
@@ -83,6 +84,13 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if args.netmap && is_native_veth(Some("veth")) {
+        eprintln!(
+            "usnetd demo: veth has netmap's own driver, through which no kernel at the other end is \
+             heard; write 2 to /sys/module/netmap/parameters/admode for the demo"
+        );
+        return ExitCode::FAILURE;
+    }
     let (mut topology, why) = match Topology::build(args.carrier()) {
         Ok(built) => built,
         Err(error) => {

@@ -16,7 +16,7 @@ mod exchange;
 
 use crate::report::Report;
 use clap::{Args, Subcommand};
-use exchange::{Load, exchange};
+use exchange::{Load, exchange, settle};
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -69,6 +69,8 @@ struct Bench {
 
 /// Frames of a modest size, one after the other.
 const SIZE: usize = 128;
+/// How long a card may take until its link is up again after a change of mode.
+const LINK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs all steps. Exit code 0 only if everything held.
 pub(crate) fn run(args: &NetmapArgs, kernel: Arc<dyn Kernel>) -> ExitCode {
@@ -191,13 +193,31 @@ impl Bench {
             patience: Duration::from_secs(3),
         };
         let outcome = exchange(from, to, &mut self.pool, load)?;
-        let note = if outcome.is_whole() {
-            String::new()
-        } else {
-            format!("{} sent, {} came, {} wrong", outcome.sent, outcome.received, outcome.wrong)
+        let note = match (outcome.is_whole(), outcome.late) {
+            (true, 0) => String::new(),
+            (true, late) => format!("{late} overtaken by later ones"),
+            _ => {
+                format!("{} sent, {} came, {} wrong", outcome.sent, outcome.received, outcome.wrong)
+            }
         };
         report.add(what, outcome.is_whole(), Some(outcome.rate()), "M/s", &note);
         Ok(())
+    }
+
+    /// As [`Bench::try_path`], once the path carries frames.
+    fn try_settled_path(
+        &mut self,
+        what: &str,
+        from: &mut dyn Port,
+        to: &mut dyn Port,
+        report: &mut Report,
+    ) -> io::Result<()> {
+        if !settle(from, to, &mut self.pool, SIZE, LINK_PATIENCE)? {
+            let note = format!("nothing came in {} s", LINK_PATIENCE.as_secs());
+            report.add(what, false, None, "", &note);
+            return Ok(());
+        }
+        self.try_path(what, from, to, 64, report)
     }
 
     fn close(&mut self, port: Netmap) {
@@ -266,7 +286,7 @@ fn socket(link: &Link) -> io::Result<AfPacket> {
 
 /// Waits until the link is up again after a change of mode.
 fn wait_for_link(name: &str) -> io::Result<bool> {
-    let end = Instant::now() + Duration::from_secs(8);
+    let end = Instant::now() + LINK_PATIENCE;
     loop {
         if matches!(link(name)?.state, LinkState::Up | LinkState::Unknown) {
             return Ok(true);
@@ -313,11 +333,11 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
     report.add("its link is up", wait_for_link(name)?, None, "", "");
 
     let here = &mut socket(&before)?;
-    bench.try_path("kernel to host rings", here, &mut host, 64, report)?;
+    bench.try_settled_path("kernel to host rings", here, &mut host, report)?;
     bench.try_path("host rings to kernel", &mut host, here, 64, report)?;
     if let Some(peer) = &args.peer {
         let there = &mut socket(&link(peer)?)?;
-        bench.try_path("card to the other end", &mut nic, there, 64, report)?;
+        bench.try_settled_path("card to the other end", &mut nic, there, report)?;
         // Cards may hand out what was in their buffers before in the first lap of a ring (netmap's
         // driver for e1000 does so with one of them).
         let first = Load {
@@ -344,7 +364,7 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
     report.add("the interface is as it was", same, None, "", note);
     if let Some(peer) = &args.peer {
         let (here, there) = (&mut socket(&after)?, &mut socket(&link(peer)?)?);
-        bench.try_path("the kernel's own path, after", there, here, 64, report)?;
+        bench.try_settled_path("the kernel's own path, after", there, here, report)?;
     }
     if let (Some(held), Some(bank)) = (held, &bench.bank) {
         report.add("every buffer of its rings came back", bank.kept() > held, None, "", "");

@@ -14,8 +14,8 @@
 use super::interface::{Kept, OpenError, Opened, Queue, net_error, opened};
 use crate::config::{Backend, Config, HostEndpoint, Interface};
 use crate::control::memory::{Memory, MemoryError};
-use crate::net::Link;
 use crate::net::offload::Offload;
+use crate::net::{Link, Netlink};
 use crate::port::Port;
 use crate::port::netmap::abi::PortInfo;
 use crate::port::netmap::{
@@ -51,11 +51,15 @@ impl Cards {
         let in_front = config.interfaces.iter().map(|i| (i.port, i.name.as_str()));
         let behind = config.interfaces.iter().filter_map(|i| i.behind.as_ref());
         let all = in_front.chain(behind.map(|b| (b.port, b.interface.as_str())));
-        let cards: Vec<&str> =
-            all.filter(|(port, _)| *port == Backend::Netmap).map(|(_, name)| name).collect();
+        // Slots that are left for rings are no use where these are of another region.
+        let cards: Vec<&str> = all
+            .filter(|(port, name)| *port == Backend::Netmap && !keeps_own_region(name))
+            .map(|(_, name)| name)
+            .collect();
         if cards.is_empty() {
             let (memory, pools) = Memory::new(&config.memory, workers)?;
-            return Ok((memory, pools, Self { kernel, bank: None, why_none: "" }));
+            let why_none = "no interface could use the daemon's memory when it began";
+            return Ok((memory, pools, Self { kernel, bank: None, why_none }));
         }
         let ((memory, mut pools), objects) = Memory::with_objects(&config.memory, workers)?;
         let bank = ring_buffers(kernel.as_ref(), &cards).and_then(|buffers| {
@@ -157,6 +161,12 @@ fn port_error(name: &str, source: io::Error) -> OpenError {
         },
         source,
     }
+}
+
+/// Whether the interface's rings cannot be in the daemon's memory; not, as long as nothing is known of it.
+fn keeps_own_region(name: &str) -> bool {
+    let link = Netlink::open().and_then(|mut netlink| netlink.link(name));
+    link.is_ok_and(|link| is_native_veth(link.kind.as_deref()))
 }
 
 /// Buffers that the rings of these interfaces hold, host rings too.

@@ -198,11 +198,29 @@ fn a_thousand_times_opened_and_closed_no_buffer_is_lost() {
         assert_eq!(bank.map_or(kept, |bank| bank.kept()), kept, "turn {turn}");
         assert_eq!(slots.pool.free_slots(), free, "turn {turn}");
     }
-    drop(bank);
     for region in [id, GLOBAL_REGION] {
         let (leaks, twice) = (machine.double.leaks(region), machine.double.double_frees(region));
         assert_eq!((leaks, twice), (0, 0), "region {region}");
     }
+}
+
+#[test]
+fn a_region_that_nobody_uses_any_more_goes_without_a_word_in_slots_of_the_pool() {
+    let machine = Machine::new();
+    let mut slots = Slots::new();
+    let bank = slots.bank(&machine.double);
+    let port = open(&machine.double, "netmap:eth0", 1500, Some(&bank)).unwrap();
+    // What clients hold when the last card goes.
+    let mut burst = slots.burst(&(0..60).map(|n| frame(n, 100)).collect::<Vec<_>>());
+    let id = bank.memory_id();
+    drop((port, bank));
+    for number in 0..60 {
+        let held = burst.pop().unwrap();
+        assert_eq!(slots.pool.bytes(&held).to_vec(), frame(number, 100));
+        slots.pool.free(held);
+    }
+    let region = machine.double.region(id).unwrap();
+    assert_eq!((region.users, machine.double.double_frees(id)), (0, 0));
 }
 
 #[test]
@@ -407,7 +425,6 @@ impl World {
         outwards.clear(&mut slots.pool);
         assert_eq!(slots.pool.free_slots() + bank.kept(), SLOTS as usize);
         let id = bank.memory_id();
-        drop(bank);
         assert_eq!((machine.double.leaks(id), machine.double.double_frees(id)), (0, 0));
     }
 }

@@ -40,8 +40,6 @@ pub struct Bank {
     first: u32,
     /// Slots that the kernel keeps, for itself or for rings that are not open.
     kept: Mutex<HashMap<u32, Frame>>,
-    /// Where the holder's `netmap_if` lies.
-    offset: u64,
 }
 
 impl Bank {
@@ -96,7 +94,9 @@ impl Bank {
         let region = Region::of_segments(objects, port, &pools)?;
         let ours: HashSet<u32> =
             region.extra_buffers(register.offset)?.into_iter().map(|b| b.0).collect();
-        // They are the pool's now and will be written; the list would lead anywhere.
+        // They are the pool's now and will be written; the list would lead anywhere. It is not made again
+        // at the end, for its links would be written into slots that the pool may have lent by then. The
+        // region goes with its last user, whatever its lists say.
         region.set_extra_buffers(register.offset, std::iter::empty())?;
         let first = port.first();
         let mut kept = HashMap::new();
@@ -105,12 +105,11 @@ impl Bank {
             kept.extend(claimed.into_iter().map(|frame| (frame.slot(), frame)));
         }
         Ok(Arc::new(Self {
+            _holder: Mutex::new(holder),
             region,
             memory_id: register.memory_id,
             first,
             kept: Mutex::new(kept),
-            _holder: Mutex::new(holder),
-            offset: register.offset,
         }))
     }
 
@@ -149,18 +148,5 @@ impl Bank {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Frame>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Bank {
-    /// Says which buffers are the holder's, so that closing it gives the kernel all that it gave.
-    fn drop(&mut self) {
-        let kept = self.lock();
-        let ours = (RESERVED_BUFFERS..self.region.buffers())
-            .filter(|number| !kept.contains_key(&self.first.wrapping_add(*number)))
-            .map(BufferIndex);
-        if let Err(error) = self.region.set_extra_buffers(self.offset, ours) {
-            tracing::warn!(%error, "netmap's buffers were not given back");
-        }
     }
 }

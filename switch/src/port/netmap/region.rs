@@ -10,7 +10,7 @@
 //!   ever a Rust reference; words are loaded once, as atomics, and checked before they are used.
 //! - Places of rings, numbers of slots and the size of buffers are read once, when a port is opened,
 //!   checked to lie in the region, and kept in private memory.
-//! - A buffer number is below [`Region::buffers`] and not one of the two that netmap keeps for
+//! - A buffer number is below the number of buffers and not one of the two that netmap keeps for
 //!   itself, or it is no [`BufferIndex`].
 
 #![expect(unsafe_code, reason = "rings and buffers that the kernel writes too")]
@@ -111,11 +111,6 @@ impl Region {
             return Err(inconsistent("buffers outside of it"));
         }
         Ok(Arc::new(Self { base, size, buffers_at, buffer_size, buffers, _backing: backing }))
-    }
-
-    /// Number of buffers.
-    pub(super) fn buffers(&self) -> u32 {
-        self.buffers
     }
 
     /// Bytes of a buffer.

@@ -15,7 +15,7 @@
 
 #![expect(unsafe_code, reason = "turns slots that the ledger grants into byte slices")]
 
-use crate::arena::{Arena, SlotRange};
+use crate::arena::{Arena, Segment, SlotRange};
 use crate::copy::copy_racy;
 use crate::descriptor::{Fault, MAX_OFFSET, RawDescriptor, RingName};
 use crate::ledger::{Audit, Ledger, Owner, SessionId};
@@ -93,6 +93,24 @@ impl ClientFrame {
     }
 }
 
+/// A slot of a port segment that is in no pool: a kernel has it, and a pool will get it with the port that it
+/// belongs to.
+#[derive(Debug)]
+#[must_use = "a dropped slot is lost to all pools"]
+pub struct Loose {
+    slot: u32,
+    /// Where it lies; kept mapped by this.
+    segment: Arc<Segment>,
+}
+
+impl Loose {
+    /// Its number.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+}
+
 /// Names a home in its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HomeId(u16);
@@ -126,6 +144,8 @@ pub enum HomeError {
 struct Home {
     kind: HomeKind,
     range: SlotRange,
+    /// Slots that it has: those of `range`, but for slots that a port home gave up or took in.
+    count: u32,
     free: Vec<u32>,
     /// Transmit homes: slots that are not with their session.
     away: u32,
@@ -200,7 +220,8 @@ impl Pool {
         self.ledger.set_range(range.first(), range.count(), owner, id);
         let (first, end) = (range.first(), range.first() + range.count());
         let free = if owner == Owner::Free { (first..end).rev().collect() } else { Vec::new() };
-        let home = Home { kind, range, free, away: 0, closing: false };
+        let count = range.count();
+        let home = Home { kind, range, count, free, away: 0, closing: false };
         match self.homes.get_mut(index) {
             Some(place) => *place = Some(home),
             None => self.homes.push(Some(home)),
@@ -279,6 +300,42 @@ impl Pool {
             });
         }
         claimed
+    }
+
+    /// Takes a frame's slot out of the pool. `None` if it is not one of the port home's.
+    pub fn give_up(&mut self, frame: Frame) -> Option<Loose> {
+        let slot = frame.slot;
+        if !self.ledger.is(slot, Owner::Daemon) || self.ledger.home(slot) != self.port.0 {
+            return None;
+        }
+        let home = self.home_mut(self.port.0)?;
+        home.count -= 1;
+        let segment = Arc::clone(home.range.segment());
+        self.ledger.set_range(slot, 1, Owner::Unmapped, u16::MAX);
+        Some(Loose { slot, segment })
+    }
+
+    /// Takes a slot into the port home, as an empty frame. Allocates, so it is for opening ports.
+    ///
+    /// # Errors
+    /// The slot itself, if it lies in another segment than the port home's.
+    pub fn take_in(&mut self, loose: Loose) -> Result<Frame, Loose> {
+        let Loose { slot, .. } = loose;
+        let is_ours = self.home(self.port.0).is_some_and(|home| {
+            // So the home keeps it mapped, and nobody but the daemon writes it.
+            Arc::ptr_eq(home.range.segment(), &loose.segment)
+        });
+        if !is_ours || !self.ledger.is(slot, Owner::Unmapped) {
+            return Err(loose);
+        }
+        let id = self.port.0;
+        let Some(home) = self.home_mut(id) else { return Err(loose) };
+        home.count += 1;
+        // `put_free` never allocates.
+        let all = home.count as usize;
+        home.free.reserve(all - home.free.len().min(all));
+        self.ledger.set_range(slot, 1, Owner::Daemon, id);
+        Ok(Frame { slot, offset: 0, length: 0 })
     }
 
     /// Puts a frame's slot back on its home's free list.
@@ -621,7 +678,7 @@ impl Pool {
         let away = match home.kind {
             HomeKind::Transmit(_) => home.away,
             HomeKind::Port | HomeKind::Receive(_) => {
-                home.range.count() - u32::try_from(home.free.len()).unwrap_or(0)
+                home.count - u32::try_from(home.free.len()).unwrap_or(0)
             }
         };
         if away == 0 && home.closing {
@@ -656,7 +713,7 @@ impl Pool {
     /// Counts all slots by state, and the slots that all homes have: the two totals are equal.
     #[must_use]
     pub fn audit(&self) -> (Audit, u32) {
-        let slots = self.homes.iter().flatten().map(|h| h.range.count()).sum();
+        let slots = self.homes.iter().flatten().map(|h| h.count).sum();
         (self.ledger.audit(), slots)
     }
 }

@@ -158,7 +158,6 @@ fn buffers_go_from_card_to_card_and_nothing_is_copied_or_lost() {
     assert_eq!(pool.free_slots(), free);
     assert_eq!(bank.kept(), kept + 4 * RING as usize, "what the rings held");
     let id = bank.memory_id();
-    drop(bank);
     assert_eq!((cards.double.leaks(id), cards.double.double_frees(id)), (0, 0));
 }
 

@@ -357,10 +357,11 @@ fn a_session_outlives_the_removal_of_a_card_of_netmap_and_no_slot_is_lost() {
         ask(&mut wire, 5);
         served.is_whole();
         session.detach().unwrap();
-        drop(served);
-        assert!(!double.is_open("sv0"));
+        // With the daemon its region goes, whatever is listed there.
         for region in double.regions() {
             assert_eq!((double.leaks(region), double.double_frees(region)), (0, 0));
         }
+        drop(served);
+        assert!(!double.is_open("sv0"));
     });
 }

@@ -73,13 +73,18 @@ fn ping_is_answered_by_the_kernel_while_clients_are_attached() {
 
 #[test]
 fn iperf3_between_the_kernels_runs_both_ways_over_the_shared_interface() {
-    if !is_installed("iperf3", "iperf3") {
-        return;
+    if is_installed("iperf3", "iperf3")
+        && let Some(lab) = Lab::with_usnetd("")
+    {
+        kernels_run_iperf3(&lab);
+        lab.finish();
     }
-    let Some(lab) = Lab::with_usnetd("") else { return };
+}
+
+fn kernels_run_iperf3(lab: &Lab) {
     let _echo = lab.client("echo", &["--port", "7"], 7);
     let _server = spawn(lab.inside("iperf3", &["-s", "-B", INSIDE]));
-    wait_for_port(&lab, 5201);
+    wait_for_port(lab, 5201);
     for direction in [&[][..], &["-R"][..]] {
         let arguments =
             [&["-c", INSIDE, "-n", "50M", "-J", "--connect-timeout", "5000"], direction];
@@ -91,7 +96,35 @@ fn iperf3_between_the_kernels_runs_both_ways_over_the_shared_interface() {
         // What is under way when the sender stops its clock is not in this number.
         assert!(received >= 40 << 20, "{received} bytes arrived");
     }
-    lab.finish();
+}
+
+#[test]
+fn two_workers_share_one_address_with_the_kernel_between_them() {
+    if !is_installed("iperf3", "iperf3") || !is_installed("curl", "curl") {
+        return;
+    }
+    for host in ["auto", "veth"] {
+        let workers = format!("host = \"{host}\"\n[worker]\ncount = 2\n");
+        let Some(lab) = Lab::with_usnetd(&workers) else { return };
+        let file = lab.directory().join("page.html");
+        let body = "a line of the page\n".repeat(5000);
+        fs::write(&file, &body).expect("a page");
+        let page = file.display().to_string();
+        let _http = lab.client("http", &["--port", "80", "--page", &page], 80);
+        let url = format!("http://{INSIDE}/");
+        // Each fetch is a flow of its own, and arrives at whichever worker the kernel chooses.
+        for _ in 0..40 {
+            let got = run(lab.outside("curl", &["-sS", "--max-time", "10", &url]));
+            assert!(got == body, "{} bytes came, not {}", got.len(), body.len());
+        }
+        let stats = lab.ctl(&["stats", "--json"]);
+        let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).expect("JSON");
+        let each = stats["workers"].as_array().expect("both workers");
+        let delivered: Vec<_> = each.iter().filter_map(|w| w["to_clients"].as_u64()).collect();
+        assert!(delivered.len() == 2 && delivered.iter().all(|n| *n > 0), "{delivered:?}");
+        kernels_run_iperf3(&lab);
+        lab.finish();
+    }
 }
 
 #[test]

@@ -87,9 +87,9 @@ fn open_network(
 ) -> Result<Vec<Box<dyn Port>>, OpenError> {
     let name = link.name.as_str();
     if backend == Backend::Netmap {
-        let port = cards.open_card(link, kept)?;
+        let ports = cards.open_card(link, kept, workers)?;
         kept.hear_all(link).map_err(|e| port_error(name, "a packet socket", e))?;
-        return Ok(boxed(vec![port]));
+        return Ok(boxed(ports));
     }
     kept.turn_off_joining(name).map_err(net_error(name))?;
     let sockets = open_sockets(name, link, interface.ring, true, workers)?;

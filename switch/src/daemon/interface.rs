@@ -72,6 +72,21 @@ pub enum OpenError {
         /// Its MTU.
         behind_mtu: u16,
     },
+    /// A card has not the rings that the workers need.
+    #[error(
+        "interface {name} has {transmit} transmit and {receive} receive rings for {workers} workers; set \
+         worker.count to 1 or the card's rings to as many as workers (ethtool -L)"
+    )]
+    Rings {
+        /// The interface.
+        name: String,
+        /// Its transmit rings.
+        transmit: u16,
+        /// Its receive rings.
+        receive: u16,
+        /// How many workers there are.
+        workers: usize,
+    },
     /// It cannot be shared.
     #[error("interface {name} {problem}")]
     Unsuitable {
@@ -304,7 +319,7 @@ pub fn open(
         Backend::Wire => open_wire(interface, wires),
         Backend::Netmap => {
             let (_, link, _, addresses) = shared_link(interface)?;
-            cards.open_interface(interface, &link, Kept::of(&link), addresses)
+            cards.open_interface(interface, &link, Kept::of(&link), addresses, workers)
         }
     }
 }

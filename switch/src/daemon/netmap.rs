@@ -11,12 +11,11 @@
 //! - Offloads are off while the port is open: netmap passes frames as they lie, and the host rings
 //!   refuse what a card would still have to finish.
 
-use super::interface::{Kept, OpenError, Opened, Queue, net_error, opened};
+use super::interface::{Kept, OpenError, Opened, Queue, boxed, net_error, opened};
 use crate::config::{Backend, Config, HostEndpoint, Interface};
 use crate::control::memory::{Memory, MemoryError};
 use crate::net::offload::Offload;
 use crate::net::{Link, Netlink};
-use crate::port::Port;
 use crate::port::netmap::abi::PortInfo;
 use crate::port::netmap::{
     Bank, Control, Kernel, Module, Netmap, NetmapSpec, PortName, is_native_veth,
@@ -62,7 +61,7 @@ impl Cards {
             return Ok((memory, pools, Self { kernel, bank: None, why_none }));
         }
         let ((memory, mut pools), objects) = Memory::with_objects(&config.memory, workers)?;
-        let bank = ring_buffers(kernel.as_ref(), &cards).and_then(|buffers| {
+        let bank = ring_buffers(kernel.as_ref(), &cards, workers).and_then(|buffers| {
             Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pools, buffers)
         });
         let mut why_none = "netmap does not take the daemon's memory; the log says why";
@@ -117,16 +116,50 @@ impl Cards {
         asked.map_err(|source| port_error(name, source))
     }
 
-    /// Opens a card's rings alone.
-    pub(super) fn open_card(&self, link: &Link, kept: &mut Kept) -> Result<Netmap, OpenError> {
+    /// Opens a card's rings alone: all for one worker, or a pair for each of several.
+    pub(super) fn open_card(
+        &self,
+        link: &Link,
+        kept: &mut Kept,
+        workers: usize,
+    ) -> Result<Vec<Netmap>, OpenError> {
         kept.keep_qdisc(link);
         // Whatever would make a frame other than it is on the wire.
         kept.turn_off_offloads(&link.name, &Offload::ALL).map_err(net_error(&link.name))?;
-        let port = self.open(link, PortName::nic(&link.name))?;
-        let exchange = if port.swaps() { "swapped" } else { "copied" };
-        let rings = port.rings();
-        tracing::info!(interface = link.name, buffers = exchange, ?rings, "netmap port open");
-        Ok(port)
+        let ports = match workers {
+            ..=1 => vec![self.open(link, PortName::nic(&link.name))?],
+            _ => self.open_pairs(link, workers)?,
+        };
+        if let Some(port) = ports.first() {
+            let exchange = if port.swaps() { "swapped" } else { "copied" };
+            let (rings, queues) = (port.rings(), ports.len());
+            let name = &link.name;
+            tracing::info!(
+                interface = name,
+                buffers = exchange,
+                queues,
+                ?rings,
+                "netmap port open"
+            );
+        }
+        Ok(ports)
+    }
+
+    /// Opens ring pair after ring pair, each on a descriptor of its own: workers share nothing.
+    fn open_pairs(&self, link: &Link, workers: usize) -> Result<Vec<Netmap>, OpenError> {
+        let mut info = PortInfo::default();
+        let device = self.kernel.open().map_err(|source| port_error(&link.name, source))?;
+        let asked = device.control(&link.name, Control::PortInfo(&mut info));
+        asked.map_err(|source| port_error(&link.name, source))?;
+        let (transmit, receive) = (info.tx_rings, info.rx_rings);
+        let Some(pairs) = u16::try_from(workers).ok().filter(|w| *w == transmit && *w == receive)
+        else {
+            let name = link.name.clone();
+            return Err(OpenError::Rings { name, transmit, receive, workers });
+        };
+        let pair =
+            |number| self.open(link, PortName::pair(&link.name, number).with_host_rings(pairs));
+        (0..pairs).map(pair).collect()
     }
 
     /// Opens an interface: the card's rings, and the host rings unless the kernel is to be left out.
@@ -136,15 +169,24 @@ impl Cards {
         link: &Link,
         mut kept: Kept,
         addresses: Vec<crate::config::Network>,
+        workers: usize,
     ) -> Result<Opened, OpenError> {
-        let wire = self.open_card(link, &mut kept)?;
-        let host = match interface.host {
+        let name = &interface.name;
+        let wires = self.open_card(link, &mut kept, workers)?;
+        let hosts = match interface.host {
             HostEndpoint::None => None,
-            _ => Some(self.open(link, PortName::host(&interface.name))?),
+            _ if workers <= 1 => Some(vec![self.open(link, PortName::host(name))?]),
+            // As many host rings as workers: the first port has asked for them.
+            _ => {
+                let host = |worker| {
+                    let ring = u16::try_from(worker).unwrap_or(u16::MAX);
+                    self.open(link, PortName::host_pair(name, ring))
+                };
+                Some((0..workers).map(host).collect::<Result<Vec<_>, _>>()?)
+            }
         };
-        let mtu = wire.info().mtu;
-        let host = host.map(|host| vec![Box::new(host) as Box<dyn Port>]);
-        let queues = Queue::pair(vec![wire], host);
+        let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        let queues = Queue::pair(wires, hosts.map(boxed));
         let opened = opened(interface, link.mac, mtu, addresses, queues, &[]);
         Ok(Opened { kept, ..opened })
     }
@@ -169,12 +211,15 @@ fn keeps_own_region(name: &str) -> bool {
     link.is_ok_and(|link| is_native_veth(link.kind.as_deref()))
 }
 
-/// Buffers that the rings of these interfaces hold, host rings too.
-fn ring_buffers(kernel: &dyn Kernel, cards: &[&str]) -> io::Result<u32> {
+/// Buffers that the rings of these interfaces hold, host rings too: of these there is a pair for each worker.
+fn ring_buffers(kernel: &dyn Kernel, cards: &[&str], workers: usize) -> io::Result<u32> {
     let mut buffers = 0;
     for card in cards {
         let mut info = PortInfo::default();
         kernel.open()?.control(card, Control::PortInfo(&mut info))?;
+        let pairs = u16::try_from(workers).unwrap_or(u16::MAX);
+        info.host_tx_rings = info.host_tx_rings.max(pairs);
+        info.host_rx_rings = info.host_rx_rings.max(pairs);
         buffers += info.ring_buffers();
     }
     Ok(buffers)

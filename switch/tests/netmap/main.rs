@@ -359,9 +359,12 @@ impl World {
 
     fn operate(&mut self, what: u8, count: u8) {
         let Self { machine, slots, bank, nic, host, inwards, outwards, sent } = self;
-        let reopen = |port: &mut Option<Netmap>, name: &str| {
+        let reopen = |port: &mut Option<Netmap>, pool: &mut Pool, name: &str| {
             *port = match port.take() {
-                Some(_) => None,
+                Some(mut port) => {
+                    port.close(pool);
+                    None
+                }
                 None => Some(open(&machine.double, name, 1500, Some(bank)).unwrap()),
             };
         };
@@ -387,8 +390,8 @@ impl World {
                     }
                 }
             }
-            4 => reopen(nic, "netmap:eth0"),
-            5 => reopen(host, "netmap:eth0^"),
+            4 => reopen(nic, &mut slots.pool, "netmap:eth0"),
+            5 => reopen(host, &mut slots.pool, "netmap:eth0^"),
             6 => {
                 for burst in [inwards, outwards] {
                     for frame in (0..count % 8).filter_map(|_| burst.pop()) {
@@ -420,7 +423,9 @@ impl World {
 
     fn end(self) {
         let Self { machine, mut slots, bank, nic, host, mut inwards, mut outwards, .. } = self;
-        drop((nic, host));
+        for mut port in [nic, host].into_iter().flatten() {
+            port.close(&mut slots.pool);
+        }
         inwards.clear(&mut slots.pool);
         outwards.clear(&mut slots.pool);
         assert_eq!(slots.pool.free_slots() + bank.kept(), SLOTS as usize);

@@ -51,9 +51,9 @@ fn a_monitor_hears_both_directions_and_takes_nothing() {
             assert_eq!(heard, if hears_sent { went } else { Vec::new() }, "{name}");
         }
         assert_eq!((slots.pool.free_slots(), bank.kept()), (free, kept));
+        card.close(&mut slots.pool);
         drop((card, monitor));
         let id = bank.memory_id();
-        drop(bank);
         for region in machine.double.regions().into_iter().chain([id]) {
             let lost = (machine.double.leaks(region), machine.double.double_frees(region));
             assert_eq!(lost, (0, 0), "region {region}");

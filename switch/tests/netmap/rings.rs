@@ -1,13 +1,17 @@
 //! What of a card a port binds: all its rings, one pair, the host's, both on one descriptor, one
 //! direction; and that no frame comes out of a port whose it is not.
 
-use super::{Machine, Slots, frame, open};
+use super::{Machine, RING, SLOTS, Slots, frame, open};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
+use usnet_shmring::pool::Pool;
+use usnet_shmring::region::Writer;
 use usnet_switch::classify::Mac;
-use usnet_switch::port::Port;
-use usnet_switch::port::netmap::double::{MachineSpec, Medium};
-use usnet_switch::port::netmap::{Netmap, NetmapSpec};
+use usnet_switch::port::netmap::double::{MachineSpec, Medium, NicSpec};
+use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec, PortName};
+use usnet_switch::port::{Burst, Port};
 use usnet_switch::time::Time;
 
 fn send(slots: &mut Slots, port: &mut Netmap, number: u8) {
@@ -64,13 +68,14 @@ fn card_and_host_on_one_descriptor_are_two_ports_that_keep_their_frames_apart() 
             assert_eq!(next(&mut machine.host), Some(frame(number + 100, 70)));
             assert_eq!((next(&mut machine.wire), next(&mut machine.host)), (None, None));
         }
+        card.close(&mut slots.pool);
         drop(card);
         assert!(machine.double.is_open("eth0"), "the other half is");
+        host.close(&mut slots.pool);
         drop(host);
         assert!(!machine.double.is_open("eth0"));
         assert_eq!(slots.pool.free_slots(), free);
         let id = bank.as_ref().map_or(1, |bank| bank.memory_id());
-        drop(bank);
         assert_eq!((machine.double.leaks(id), machine.double.double_frees(id)), (0, 0));
     }
 }
@@ -186,4 +191,53 @@ fn a_ring_that_is_held_exclusively_is_nobody_elses_until_it_is_closed() {
     drop(other);
     let all = open(&machine.double, "netmap:eth0/x", 1500, None).unwrap();
     assert_eq!(all.rings(), (2, 2));
+}
+
+/// Two workers, each with a pair of the card's rings and a pair of host rings. Which buffers a ring begins
+/// with is the kernel's choice, so they come from either worker's slots.
+#[test]
+fn slots_of_a_ring_are_its_workers_from_first_use_to_close_whoever_had_them() {
+    let two = |nic: &mut NicSpec| (nic.tx_rings, nic.rx_rings) = (2, 2);
+    let machine = Machine::with(MachineSpec::default(), two);
+    let arena = Arena::reserve(4 * SLOTS, SlotSize::DEFAULT).unwrap();
+    let add = |name| arena.add_segment(name, Writer::Daemon, SLOTS, false).unwrap();
+    let (objects, mut rest) = (SlotRange::whole(add("objects")), SlotRange::whole(add("port")));
+    let port = Arc::clone(rest.segment());
+    let first = rest.split(SLOTS / 2).unwrap();
+    let mut pools = [first, rest].map(|half| Pool::new(half).unwrap());
+    let totals = |pools: &[Pool]| pools.iter().map(|pool| pool.audit().1).sum::<u32>();
+    assert_eq!(totals(&pools), SLOTS);
+    let bank = Bank::open(&machine.double, &objects, &port, &mut pools, 8 * RING).unwrap();
+    let all = |pools: &[Pool], bank: &Bank| totals(pools) as usize + bank.kept();
+    assert_eq!(all(&pools, &bank), SLOTS as usize, "each slot is a pool's or the kernel's");
+    let mut ports = Vec::new();
+    for worker in 0..2u16 {
+        for name in [PortName::pair("eth0", worker), PortName::host_pair("eth0", worker)] {
+            let spec = NetmapSpec {
+                name: name.with_host_rings(2),
+                mac: Mac([2, 0, 0, 0, 0, 1]),
+                mtu: 1500,
+            };
+            let port = Netmap::open(&machine.double, &spec, Some(&bank)).unwrap();
+            assert!(port.swaps() && port.rings() == (1, 1));
+            ports.push((usize::from(worker), port));
+        }
+    }
+    for (worker, port) in &mut ports {
+        let mut burst = Burst::new();
+        port.receive(Time(0), &mut pools[*worker], &mut burst).unwrap();
+        burst.clear(&mut pools[*worker]);
+    }
+    assert_eq!(all(&pools, &bank), SLOTS as usize, "each slot is a pool's or the kernel's");
+    for pool in &pools {
+        let (audit, total) = pool.audit();
+        assert_eq!((audit.total(), audit.daemon), (total, 4 * RING), "its own four rings'");
+    }
+    let (open, kept) = (totals(&pools), bank.kept());
+    for (worker, mut port) in ports {
+        port.close(&mut pools[worker]);
+    }
+    assert_eq!((totals(&pools), bank.kept()), (open - 8 * RING, kept + 8 * RING as usize));
+    let id = bank.memory_id();
+    assert_eq!((machine.double.leaks(id), machine.double.double_frees(id)), (0, 0));
 }

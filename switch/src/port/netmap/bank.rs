@@ -10,8 +10,9 @@
 //! - The objects segment is made first, so that the two are neighbours, and no client ever maps it.
 //! - A holder (a port of mode `NULL`) keeps the region and all buffers that no ring needs; these are the
 //!   pool's free slots. What the kernel keeps for rings is claimed from the pool and lies in the bank.
-//! - A port that opens takes the slots of its rings out of the bank, and puts those that its rings hold
-//!   at the end back; by then the kernel has the same opinion of each.
+//! - A port that opens takes the slots of its rings out of the bank, whichever worker's they were, and they
+//!   are its own worker's from its first use on; those that its rings hold at the end it puts back. By
+//!   then the kernel has the same opinion of each.
 
 use super::abi::{ExtMem, PoolsInfo, Register, mode};
 use super::kernel::{Control, Device, Kernel};
@@ -20,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use usnet_shmring::arena::{Segment, SlotRange};
-use usnet_shmring::pool::{Frame, Pool};
+use usnet_shmring::pool::{Loose, Pool};
 
 /// Bytes of a `netmap_if` object.
 const IF_SIZE: u32 = 1024;
@@ -39,12 +40,12 @@ pub struct Bank {
     /// First slot of the port segment: buffer 0.
     first: u32,
     /// Slots that the kernel keeps, for itself or for rings that are not open.
-    kept: Mutex<HashMap<u32, Frame>>,
+    kept: Mutex<HashMap<u32, Loose>>,
 }
 
 impl Bank {
-    /// Gives `objects` and the port segment, whose slots the pools `of_workers` have, to the kernel as a region, and leaves it `ring_buffers`
-    /// of the slots for rings that will be opened.
+    /// Gives `objects` and the port segment, whose slots the pools `of_workers` have, to the kernel as a
+    /// region, and leaves it `ring_buffers` of the slots for rings that will be opened.
     ///
     /// # Errors
     /// Why the kernel does not take it: `Unsupported` where it was built without external memory,
@@ -102,7 +103,8 @@ impl Bank {
         let mut kept = HashMap::new();
         for pool in of_workers {
             let claimed = pool.claim(|slot| !ours.contains(&slot.wrapping_sub(first)));
-            kept.extend(claimed.into_iter().map(|frame| (frame.slot(), frame)));
+            let loose = claimed.into_iter().filter_map(|frame| pool.give_up(frame));
+            kept.extend(loose.map(|loose| (loose.slot(), loose)));
         }
         Ok(Arc::new(Self {
             _holder: Mutex::new(holder),
@@ -130,14 +132,14 @@ impl Bank {
     }
 
     /// Takes the slot of a ring's buffer out of the bank.
-    pub(super) fn take(&self, number: u32) -> Option<Frame> {
+    pub(super) fn take(&self, number: u32) -> Option<Loose> {
         let buffer = self.region.buffer(number)?;
         self.lock().remove(&self.first.wrapping_add(buffer.0))
     }
 
     /// Puts a slot of a ring that closes back.
-    pub(super) fn put(&self, frame: Frame) {
-        self.lock().insert(frame.slot(), frame);
+    pub(super) fn put(&self, loose: Loose) {
+        self.lock().insert(loose.slot(), loose);
     }
 
     /// Slots that the kernel keeps now.
@@ -146,7 +148,7 @@ impl Bank {
         self.lock().len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Frame>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Loose>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

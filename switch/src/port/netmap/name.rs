@@ -54,6 +54,18 @@ impl PortName {
         }
     }
 
+    /// One pair of rings of a card.
+    #[must_use]
+    pub fn pair(port: &str, ring: u16) -> Self {
+        Self { mode: mode::ONE_NIC, ring, ..Self::nic(port) }
+    }
+
+    /// One pair of host rings of a card.
+    #[must_use]
+    pub fn host_pair(port: &str, ring: u16) -> Self {
+        Self { mode: mode::ONE_SW, ring, ..Self::nic(port) }
+    }
+
     /// The host rings of a card.
     #[must_use]
     pub fn host(port: &str) -> Self {

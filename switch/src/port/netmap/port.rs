@@ -25,7 +25,7 @@ use crate::time::Time;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
+use usnet_shmring::pool::{Frame, Loose, MIN_FRAME, Pool};
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub(super) struct Held {
     pub(super) ring: Ring,
     /// By slot; empty where frames are copied.
     frames: Vec<Option<Frame>>,
+    /// By slot, before the first use: what the pool that it will be used with has not got yet.
+    loose: Vec<Loose>,
 }
 
 /// A port over netmap's rings.
@@ -66,6 +68,8 @@ pub struct Netmap {
     pub(super) receive: Vec<Held>,
     /// Receive ring that is looked at first.
     pub(super) turn: usize,
+    /// Whether the pool that it is used with has the slots of its rings.
+    has_moved_in: bool,
     /// What was put into the transmit ring since its last sync.
     owed: Owed,
     pub(super) counters: PortCounters,
@@ -98,6 +102,7 @@ impl Netmap {
             transmit: Vec::new(),
             receive: Vec::new(),
             turn: 0,
+            has_moved_in: false,
             owed: Owed::default(),
             counters: PortCounters::default(),
         };
@@ -113,15 +118,15 @@ impl Netmap {
 
     /// Takes the slots that a ring holds out of the bank.
     fn hold(&mut self, ring: Ring, is_transmit: bool) -> io::Result<()> {
-        let mut held = Held { ring, frames: Vec::new() };
+        let mut held = Held { ring, frames: Vec::new(), loose: Vec::new() };
         let mut problem = None;
         if let Some(bank) = &self.bank {
             for index in 0..held.ring.count() {
-                let frame = held.ring.slot(index).and_then(|slot| bank.take(slot.buffer));
-                if frame.is_none() {
-                    problem = Some("a ring with a buffer that is not its own");
+                let loose = held.ring.slot(index).and_then(|slot| bank.take(slot.buffer));
+                match loose {
+                    Some(loose) => held.loose.push(loose),
+                    None => problem = Some("a ring with a buffer that is not its own"),
                 }
-                held.frames.push(frame);
             }
         }
         if is_transmit {
@@ -130,6 +135,26 @@ impl Netmap {
             self.receive.push(held)
         }
         problem.map_or(Ok(()), |what| Err(inconsistent(what)))
+    }
+
+    /// Takes the slots of the rings into the pool that the port is used with.
+    #[cold]
+    fn move_in(&mut self, pool: &mut Pool) {
+        self.has_moved_in = true;
+        let Self { transmit, receive, bank, .. } = self;
+        for held in transmit.iter_mut().chain(receive) {
+            for loose in held.loose.drain(..) {
+                match (pool.take_in(loose), &*bank) {
+                    (Ok(frame), _) => held.frames.push(Some(frame)),
+                    // Of another segment: an empty place, at which the port fails when it gets there.
+                    (Err(loose), Some(bank)) => {
+                        bank.put(loose);
+                        held.frames.push(None);
+                    }
+                    (Err(_), None) => held.frames.push(None),
+                }
+            }
+        }
     }
 
     /// Whether received buffers are handed on without copying.
@@ -397,11 +422,17 @@ impl Port for Netmap {
     }
 
     fn receive(&mut self, _: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+        if !self.has_moved_in {
+            self.move_in(pool);
+        }
         self.refill()?;
         self.take(pool, into)
     }
 
     fn transmit(&mut self, _: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        if !self.has_moved_in {
+            self.move_in(pool);
+        }
         let is_full = from.room() == 0;
         let mut count = self.put(pool, from)?;
         let ring = self.transmit.first().map_or(0, |held| held.ring.count());
@@ -439,19 +470,26 @@ impl Port for Netmap {
         self.owed.any().then_some(Time(0))
     }
 
+    /// What the rings hold goes to the bank: it is the kernel's when the device closes.
+    fn close(&mut self, pool: &mut Pool) {
+        let Self { transmit, receive, bank: Some(bank), .. } = self else { return };
+        for held in transmit.iter_mut().chain(receive) {
+            let frames = held.frames.drain(..).flatten();
+            frames.filter_map(|frame| pool.give_up(frame)).for_each(|loose| bank.put(loose));
+        }
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.has_readiness.then(|| self.device.readiness())
     }
 }
 
 impl Drop for Netmap {
+    /// What the rings hold and no pool has is the kernel's when the device closes.
     fn drop(&mut self) {
-        // What the rings hold is the kernel's when the device closes.
         if let Some(bank) = &self.bank {
             for held in self.transmit.iter_mut().chain(&mut self.receive) {
-                for frame in held.frames.drain(..).flatten() {
-                    bank.put(frame);
-                }
+                held.loose.drain(..).for_each(|loose| bank.put(loose));
             }
         }
     }

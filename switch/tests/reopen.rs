@@ -296,11 +296,31 @@ fn the_host_endpoint_comes_back_when_somebody_removes_it() {
     });
 }
 
+/// A datagram from a port of the other host to the session's.
+fn question(mac: Mac, source: u16, payload: [u8; 5]) -> Vec<u8> {
+    let mut frame = [mac.0, [2, 0, 0, 0, 9, 9]].concat();
+    frame.extend([8, 0, 0x45, 0, 0, 33, 0, 0, 0x40, 0, 64, UDP, 0, 0]);
+    let sum = [0x4500u32, 33, 0x4000, 0x4011, 0x0a09, 2, 0x0a09, 1].iter().sum::<u32>();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame.extend([10, 9, 0, 2, 10, 9, 0, 1]);
+    frame.extend(source.to_be_bytes());
+    frame.extend([0x23, 0x28, 0, 13, 0, 0]);
+    frame.extend(payload);
+    frame.resize(60, 0);
+    frame
+}
+
 /// A card of the double by the name of a link that the kernel has.
 fn card(double: &Double, slots: u32) -> QueueMedium {
+    card_of(double, slots, 1)
+}
+
+fn card_of(double: &Double, slots: u32, rings: usize) -> QueueMedium {
     let (wire, end) = queue_pair(256).unwrap();
     let mut spec = NicSpec::new("sv0", Box::new(end));
     (spec.tx_slots, spec.rx_slots) = (slots, slots);
+    (spec.tx_rings, spec.rx_rings) = (rings, rings);
     double.add_nic(spec).unwrap();
     wire
 }
@@ -317,19 +337,8 @@ fn a_session_outlives_the_removal_of_a_card_of_netmap_and_no_slot_is_lost() {
         let mut session = served.attach();
         let stats =
             || -> Value { serde_json::from_str(&served.ctl(&["--json", "stats"])).unwrap() };
-        let question = |number: u8| {
-            let mut frame = [mac.0, [2, 0, 0, 0, 9, 9]].concat();
-            frame.extend([8, 0, 0x45, 0, 0, 33, 0, 0, 0x40, 0, 64, UDP, 0, 0]);
-            let sum = [0x4500u32, 33, 0x4000, 0x4011, 0x0a09, 2, 0x0a09, 1].iter().sum::<u32>();
-            let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-            frame[24..26].copy_from_slice(&sum.to_be_bytes());
-            frame.extend([10, 9, 0, 2, 10, 9, 0, 1, 0, 9, 0x23, 0x28, 0, 13, 0, 0]);
-            frame.extend([number; 5]);
-            frame.resize(60, 0);
-            frame
-        };
         let mut ask = |wire: &mut QueueMedium, number: u8| {
-            assert!(wire.send(&question(number)));
+            assert!(wire.send(&question(mac, 9, [number; 5])));
             let (heard, frame) = until("the question", || hear(&mut session));
             assert_eq!(heard, [number; 5]);
             say(&mut session, &turned(frame));
@@ -363,5 +372,41 @@ fn a_session_outlives_the_removal_of_a_card_of_netmap_and_no_slot_is_lost() {
         }
         drop(served);
         assert!(!double.is_open("sv0"));
+    });
+}
+
+#[test]
+fn two_workers_each_serve_a_ring_pair_of_a_card_also_when_it_has_come_back() {
+    let name = "two_workers_each_serve_a_ring_pair_of_a_card_also_when_it_has_come_back";
+    isolated(name, || {
+        let _peer = two_hosts();
+        let mac = Netlink::open().unwrap().link("sv0").unwrap().mac;
+        let double = Double::new().unwrap();
+        let mut wire = card_of(&double, 64, 2);
+        let workers = "port = \"netmap\"\n[worker]\ncount = 2\n";
+        let served = Served::start(name, workers, Arc::new(double.clone()));
+        let mut session = served.attach();
+        assert_eq!(session.frames().pairs(), 2);
+        for turn in 0..3u64 {
+            for source in 0..16u16 {
+                let payload = [u8::try_from(source).unwrap(); 5];
+                assert!(wire.send(&question(mac, 1000 + source, payload)));
+                let (heard, _) = until("the question", || hear(&mut session));
+                assert_eq!(heard, payload);
+            }
+            let stats: Value = serde_json::from_str(&served.ctl(&["--json", "stats"])).unwrap();
+            let each = stats["workers"].as_array().unwrap();
+            assert!(each.iter().all(|w| w["to_clients"].as_u64() > Some(0)), "{stats}");
+            served.is_whole();
+            double.remove("sv0").unwrap();
+            served.is("gone", turn);
+            assert!(!double.is_open("sv0"), "by no worker");
+            wire = card_of(&double, 64, 2);
+            served.is("up", turn + 1);
+        }
+        session.detach().unwrap();
+        for region in double.regions() {
+            assert_eq!((double.leaks(region), double.double_frees(region)), (0, 0));
+        }
     });
 }

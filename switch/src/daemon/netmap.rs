@@ -16,7 +16,7 @@ use crate::config::{Backend, Config, HostEndpoint, Interface};
 use crate::control::memory::{Memory, MemoryError};
 use crate::net::offload::Offload;
 use crate::net::{Link, Netlink};
-use crate::port::netmap::abi::PortInfo;
+use crate::port::netmap::abi::{COMMON_REGION, PortInfo};
 use crate::port::netmap::{
     Bank, Control, Kernel, Module, Netmap, NetmapSpec, PortName, is_native_veth,
 };
@@ -220,7 +220,8 @@ fn ring_buffers(kernel: &dyn Kernel, cards: &[&str], workers: usize) -> io::Resu
         let pairs = u16::try_from(workers).unwrap_or(u16::MAX);
         info.host_tx_rings = info.host_tx_rings.max(pairs);
         info.host_rx_rings = info.host_rx_rings.max(pairs);
-        buffers += info.ring_buffers();
+        // Others lie in the region of their IOMMU group.
+        buffers += if info.memory_id == COMMON_REGION { info.ring_buffers() } else { 0 };
     }
     Ok(buffers)
 }

@@ -224,6 +224,20 @@ fn a_region_that_nobody_uses_any_more_goes_without_a_word_in_slots_of_the_pool()
 }
 
 #[test]
+fn a_card_behind_an_iommu_is_never_asked_to_take_the_daemons_memory() {
+    let mut machine = Machine::with(MachineSpec::default(), |spec| spec.iommu_group = Some(4));
+    let mut slots = Slots::new();
+    let bank = slots.bank(&machine.double);
+    for _ in 0..2 {
+        let mut nic = open(&machine.double, "netmap:eth0", 1500, Some(&bank)).unwrap();
+        let host = open(&machine.double, "netmap:eth0^", 1500, Some(&bank)).unwrap();
+        assert!(!nic.swaps() && !host.swaps());
+        assert!(machine.wire.send(&frame(1, 100)));
+        assert_eq!(slots.receive(&mut nic).pop().unwrap().1, frame(1, 100));
+    }
+}
+
+#[test]
 fn a_removed_interface_ends_its_port_alone() {
     let machine = Machine::new();
     let (_, other) = queue_pair(16).unwrap();

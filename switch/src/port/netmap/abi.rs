@@ -28,6 +28,9 @@ pub mod option {
     pub const EXTMEM: u32 = 1;
 }
 
+/// Number of the region that is common to all ports without one of their own.
+pub const COMMON_REGION: u16 = 1;
+
 /// What of a port is bound: `nr_mode`.
 pub mod mode {
     /// All rings of the card.

@@ -11,7 +11,7 @@
 //!   one half's sync brought the other sees without one of its own.
 //! - A monitor only listens: its buffers are looked at, never exchanged.
 
-use super::abi::{PoolsInfo, Register, flag};
+use super::abi::{COMMON_REGION, PoolsInfo, PortInfo, Register, flag};
 use super::bank::Bank;
 use super::kernel::{Control, Device, Direction, Kernel};
 use super::name::PortName;
@@ -46,8 +46,13 @@ impl Shared {
     }
 }
 
+/// Why a card's frames are not in the daemon's memory although there is such.
+const OF_GROUP: &str = "the card is behind an IOMMU and its buffers are its group's";
+
 /// A bound device, its memory and its rings.
 struct Bound {
+    /// Whether its buffers lie in the region of an IOMMU group.
+    is_of_group: bool,
     device: Arc<Shared>,
     bank: Option<Arc<Bank>>,
     region: Arc<Region>,
@@ -67,7 +72,8 @@ impl Netmap {
         spec: &NetmapSpec,
         bank: Option<&Arc<Bank>>,
     ) -> io::Result<Self> {
-        let Bound { device, bank, region, rings: Rings { card, host } } = bind(kernel, spec, bank)?;
+        let Bound { is_of_group, device, bank, region, rings: Rings { card, host } } =
+            bind(kernel, spec, bank)?;
         let sides = match (card.is_empty(), host.is_empty()) {
             (false, false) => {
                 let name = &spec.name;
@@ -83,7 +89,11 @@ impl Netmap {
             (true, _) => host,
             _ => card,
         };
-        Self::over(spec, device, bank, region, sides, true)
+        let mut port = Self::over(spec, device, bank, region, sides, true)?;
+        if is_of_group {
+            port.explain(OF_GROUP);
+        }
+        Ok(port)
     }
 
     /// Opens the card's rings and the host's on one descriptor (`netmap:eth0*`): the port of the card,
@@ -98,14 +108,19 @@ impl Netmap {
         spec: &NetmapSpec,
         bank: Option<&Arc<Bank>>,
     ) -> io::Result<(Self, Self)> {
-        let Bound { device, bank, region, rings: Rings { card, host } } = bind(kernel, spec, bank)?;
+        let Bound { is_of_group, device, bank, region, rings: Rings { card, host } } =
+            bind(kernel, spec, bank)?;
         if card.is_empty() || host.is_empty() {
             let text = format!("{} is one port, not a card's and its host's", spec.name);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let (second, memory) = (Arc::clone(&device), Arc::clone(&region));
-        let of_card = Self::over(spec, device, bank.clone(), region, card, true)?;
-        let of_host = Self::over(spec, second, bank, memory, host, false)?;
+        let mut of_card = Self::over(spec, device, bank.clone(), region, card, true)?;
+        let mut of_host = Self::over(spec, second, bank, memory, host, false)?;
+        if is_of_group {
+            of_card.explain(OF_GROUP);
+            of_host.explain(OF_GROUP);
+        }
         Ok((of_card, of_host))
     }
 }
@@ -117,6 +132,8 @@ fn bind(kernel: &dyn Kernel, spec: &NetmapSpec, bank: Option<&Arc<Bank>>) -> io:
     // shows, which is somebody else's.
     let bank = bank.filter(|_| !spec.name.has_peer() && !spec.name.is_monitor());
     let device = kernel.open()?;
+    let is_of_group = bank.is_some_and(|bank| lies_elsewhere(device.as_ref(), port, bank));
+    let bank = bank.filter(|_| !is_of_group);
     let mut register = Register {
         mode: *mode,
         ring_id: *ring,
@@ -153,5 +170,14 @@ fn bind(kernel: &dyn Kernel, spec: &NetmapSpec, bank: Option<&Arc<Bank>>) -> io:
     }
     let rings = region.rings(register.offset)?;
     let shared = Shared { device, memory_id: register.memory_id, turn: Mutex::new(()) };
-    Ok(Bound { device: Arc::new(shared), bank, region, rings })
+    Ok(Bound { is_of_group, device: Arc::new(shared), bank, region, rings })
+}
+
+/// Whether the card's buffers must lie in another region than netmap's common one or the bank's: that of
+/// its IOMMU group. To ask for the bank's all the same would do harm: the module refuses it, clings to it,
+/// and refuses the card to everybody from then on.
+fn lies_elsewhere(device: &dyn Device, port: &str, bank: &Bank) -> bool {
+    let mut info = PortInfo::default();
+    let asked = device.control(port, Control::PortInfo(&mut info));
+    asked.is_ok() && ![COMMON_REGION, bank.memory_id()].contains(&info.memory_id)
 }

@@ -178,6 +178,9 @@ pub(super) struct Nic {
     /// Its region, unless a device asks for another.
     pub(super) own_region: u16,
     pub(super) has_iommu: bool,
+    /// A region that was refused for another IOMMU group and that the module clings to all the same,
+    /// until the own one is asked for by its number.
+    pub(super) stuck_to: Option<u16>,
     pub(super) host_rings: usize,
     pub(super) link_reset: Duration,
     pub(super) down_until: Option<Instant>,
@@ -197,6 +200,7 @@ impl Nic {
             mtu,
             own_region: super::GLOBAL_REGION,
             has_iommu: false,
+            stuck_to: None,
             host_rings: 1,
             link_reset: Duration::ZERO,
             down_until: None,

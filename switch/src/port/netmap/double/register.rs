@@ -143,15 +143,20 @@ impl Machine {
         let mut mtu = 0;
         if let Some(nic) = nic_of(&mut adapter.kind) {
             let is_fixed = match wanted {
-                Some(wanted) if wanted.is_of_caller => nic.peer().is_some(),
+                Some(wanted) if wanted.is_of_caller => nic.has_iommu || nic.peer().is_some(),
                 Some(wanted) => {
                     (nic.has_iommu || nic.peer().is_some()) && wanted.id != nic.own_region
                 }
                 None => {
                     id = nic.own_region;
-                    false
+                    nic.stuck_to.is_some()
                 }
             };
+            if nic.has_iommu
+                && let Some(wanted) = wanted
+            {
+                nic.stuck_to = (wanted.id != nic.own_region).then_some(wanted.id);
+            }
             if is_fixed {
                 return Err(Errno::NOMEM.into());
             }

@@ -19,6 +19,7 @@ use usnet_switch::classify::Mac;
 use usnet_switch::net::Netlink;
 use usnet_switch::net::sysctl::Setting;
 use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
+use usnet_switch::port::af_xdp::{AfXdp, AfXdpSpec};
 use usnet_switch::port::netmap::double::{Completion, Double, NicSpec, Quirk, queue_pair};
 use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec};
 use usnet_switch::port::tap::{Tap, TapSpec};
@@ -314,6 +315,45 @@ fn veth_pair(ring: RingVersion) -> Result<Pair, String> {
 
 port_conformance!(isolated af_packet_v2, || veth_pair(RingVersion::V2));
 port_conformance!(isolated af_packet_v3, || veth_pair(RingVersion::V3));
+
+/// XDP sockets at both ends of a veth, over one pool.
+fn xdp_pair(generic: bool) -> Result<Pair, String> {
+    let mut net = Netlink::open().expect("netlink");
+    net.add_veth("xa", "xb", None).map_err(|error| error.to_string())?;
+    let arena = Arena::reserve(1024, SlotSize::DEFAULT).expect("address space");
+    let segment = arena.add_segment("test", Writer::Daemon, 1024, false).expect("memory");
+    let range = SlotRange::whole(segment);
+    let (segment, slots) = (std::sync::Arc::clone(range.segment()), range.count());
+    let mut pool = Pool::new(range).expect("a pool");
+    let mut open = |name: &str| {
+        silence(name);
+        net.set_up(name).expect("an interface");
+        let link = net.link(name).expect("an interface");
+        let spec = AfXdpSpec {
+            name: name.into(),
+            index: link.index,
+            mac: link.mac,
+            mtu: link.mtu as u16,
+            queues: 1,
+            frames: 128,
+            passing: Vec::new(),
+            unfinished: false,
+            generic,
+            copy: false,
+        };
+        match AfXdp::open(&spec, &segment, &mut pool) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error.to_string()),
+            opened => Ok(Box::new(opened.expect("XDP sockets"))),
+        }
+    };
+    let (a, b) = (open("xa")?, open("xb")?);
+    let expected = if generic { "generic, copy" } else { "driver, copy" };
+    assert_eq!((a.mode().to_string(), b.mode()), (expected.to_owned(), a.mode()));
+    Ok(Pair { pool, slots, kept: 0, a, b, now: Time(0), real: true })
+}
+
+port_conformance!(isolated af_xdp, || xdp_pair(false));
+port_conformance!(isolated af_xdp_generic, || xdp_pair(true));
 
 /// A TAP device, and a packet socket on the kernel's side of it; the TAP sends if `outwards`.
 fn tap_pair(vnet_header: bool, outwards: bool) -> Result<Pair, String> {

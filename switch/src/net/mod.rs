@@ -3,7 +3,7 @@
 //! ```text
 //!   netlink ----- link, address     interfaces, their addresses, routes   NETLINK_ROUTE
 //!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
-//!   offload                         segmentation and checksum offload     SIOCETHTOOL
+//!   offload, channels               segmentation, checksums; queues       SIOCETHTOOL
 //!   sysctl                          /proc/sys/net, with the way back
 //!   namespace                       user and network namespaces that nothing outlives
 //! ```
@@ -15,6 +15,7 @@
 //! - Slow path: everything here may allocate and make system calls.
 
 mod address;
+mod channels;
 mod error;
 mod link;
 mod netlink;
@@ -28,6 +29,7 @@ pub mod offload;
 pub mod sysctl;
 
 pub use address::{InterfaceAddress, Scope};
+pub use channels::Channels;
 pub use error::NetError;
 pub use link::{Link, LinkState, Netlink};
 pub use qdisc::KeptQdisc;

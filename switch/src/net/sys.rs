@@ -32,16 +32,52 @@ pub(crate) fn set_option<T: NoUninit>(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `struct ethtool_value` (linux/ethtool.h).
+/// Structures of linux/ethtool.h, which begin with the command that they are for.
+pub(super) trait EthtoolRequest: NoUninit {}
+
+/// `struct ethtool_value`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct EthtoolValue {
-    command: u32,
-    data: u32,
+#[derive(Clone, Copy, Debug, NoUninit)]
+pub(super) struct EthtoolValue {
+    pub(super) command: u32,
+    pub(super) data: u32,
 }
 
-/// Runs one `ETHTOOL_G*` or `ETHTOOL_S*` command that takes an `ethtool_value` on the interface
-/// named by `name` (zero-terminated), and returns its data.
+impl EthtoolRequest for EthtoolValue {}
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, NoUninit)]
+pub(super) struct EthtoolChannels {
+    pub(super) command: u32,
+    pub(super) most: [u32; 4],
+    pub(super) rx: u32,
+    pub(super) tx: u32,
+    pub(super) other: u32,
+    pub(super) combined: u32,
+}
+
+impl EthtoolRequest for EthtoolChannels {}
+
+/// Runs one command that takes `request` on the interface named by `name` (zero-terminated).
+pub(super) fn ethtool<T: EthtoolRequest>(
+    fd: impl AsFd,
+    name: [u8; NAME_LEN],
+    request: &mut T,
+) -> io::Result<()> {
+    let mut outer = libc::ifreq {
+        ifr_name: name.map(u8::cast_signed),
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: core::ptr::from_mut(request).cast() },
+    };
+    // SAFETY: SIOCETHTOOL takes an `ifreq` whose data pointer leads to the structure of the command
+    // that it begins with: each type that is an `EthtoolRequest` is given by `offload.rs` and
+    // `channels.rs` the commands that are for it alone. Both live until the call returns, and any
+    // numbers that the kernel writes are valid.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCETHTOOL, &raw mut outer) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs one `ETHTOOL_G*` or `ETHTOOL_S*` command that takes an `ethtool_value`, and returns its data.
 pub(super) fn ethtool_value(
     fd: impl AsFd,
     name: [u8; NAME_LEN],
@@ -49,15 +85,8 @@ pub(super) fn ethtool_value(
     data: u32,
 ) -> io::Result<u32> {
     let mut value = EthtoolValue { command, data };
-    let mut request = libc::ifreq {
-        ifr_name: name.map(u8::cast_signed),
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() },
-    };
-    // SAFETY: SIOCETHTOOL takes an `ifreq` whose data pointer leads, for the commands this module
-    // passes, to an `ethtool_value`; both live on this stack until the call returns.
-    let result =
-        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-    if result == 0 { Ok(value.data) } else { Err(io::Error::last_os_error()) }
+    ethtool(fd, name, &mut value)?;
+    Ok(value.data)
 }
 
 /// Moves the calling thread into new namespaces; `NEWUSER` needs a process with one thread.

@@ -20,6 +20,17 @@ const fn field(protocol: Protocol) -> Option<usize> {
 /// the classifier refuses are left as they are, and so are those whose field is not the sum of their
 /// pseudo header: there the checksum left to hardware lies deeper, inside of a tunnel.
 pub(super) fn complete_checksum(frame: &mut [u8]) {
+    complete(frame, true);
+}
+
+/// The same where nobody says which frames are unfinished. A field that is the sum of the pseudo header
+/// by chance, in a frame that was complete, gets the same checksum again. Left out is SCTP, which has no
+/// pseudo header to tell by.
+pub(super) fn complete_if_partial(frame: &mut [u8]) {
+    complete(frame, false);
+}
+
+fn complete(frame: &mut [u8], is_unfinished: bool) {
     let Ok(seen) = classify(frame) else { return };
     let Payload::Ip(IpPacket { flow, fragment: Fragment::Whole, transport_offset, end, .. }) =
         seen.payload
@@ -29,7 +40,10 @@ pub(super) fn complete_checksum(frame: &mut [u8]) {
     let Some(field) = field(flow.protocol) else { return };
     let Some(transport) = frame.get_mut(transport_offset.into()..end.into()) else { return };
     if flow.protocol == Protocol::SCTP {
-        return complete_sctp(transport, field);
+        if is_unfinished {
+            complete_sctp(transport, field);
+        }
+        return;
     }
     let Some(&[a, b]) = transport.get(field..field + 2) else { return };
     if !same(u16::from_be_bytes([a, b]), pseudo_sum(&flow, transport.len())) {

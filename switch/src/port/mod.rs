@@ -14,6 +14,7 @@
 //!   frame check sequence.
 
 pub mod af_packet;
+pub mod af_xdp;
 mod checksum;
 pub mod netmap;
 pub mod tap;

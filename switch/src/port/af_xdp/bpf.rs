@@ -1,0 +1,188 @@
+//! Maps, programs and links of bpf(2) (linux/bpf.h), as far as XDP sockets need them.
+//!
+//! ```text
+//!   Code --load--> Program --attach--> Link     frames of the interface meet the program
+//!                     |                            until the link is dropped
+//!                    Map   keys and values that both sides see
+//! ```
+//!
+//! - Nothing is pinned: all ends with the descriptors, also when the process is killed.
+
+use super::asm::Code;
+use super::sys::{self, MapKind, NAME_LENGTH, RawMap};
+use bytemuck::Pod;
+use core::marker::PhantomData;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use thiserror::Error;
+
+/// Bytes that the verifier may say of a program that it refuses.
+const LOG_SIZE: usize = 1 << 16;
+
+/// Why the kernel did not take something.
+#[derive(Debug, Error)]
+pub(super) enum XdpError {
+    #[error("cannot {what}{hint}")]
+    Refused { what: &'static str, hint: &'static str, source: io::Error },
+    /// With the last thing that the verifier said.
+    #[error("the verifier refuses the XDP program: {verdict}")]
+    Verifier { verdict: String, source: io::Error },
+}
+
+impl From<XdpError> for io::Error {
+    fn from(error: XdpError) -> Self {
+        let (XdpError::Refused { source, .. } | XdpError::Verifier { source, .. }) = &error;
+        Self::new(source.kind(), error)
+    }
+}
+
+/// What was tried, and the way out where there is a known one.
+pub(super) fn refused(what: &'static str) -> impl Fn(io::Error) -> XdpError {
+    move |source| {
+        let hint = match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => {
+                "; it needs root, or CAP_BPF and CAP_NET_ADMIN, in the first user namespace"
+            }
+            Some(libc::ENOSYS) => "; this kernel is built without bpf(2)",
+            Some(libc::EBUSY) => {
+                "; another XDP program is on the interface, which `ip link` shows; detach it first"
+            }
+            _ => "",
+        };
+        XdpError::Refused { what, hint, source }
+    }
+}
+
+fn name_of(text: &str) -> [u8; NAME_LENGTH] {
+    let mut name = [0; NAME_LENGTH];
+    // The last byte stays zero.
+    for (to, from) in name.iter_mut().zip(text.bytes().take(NAME_LENGTH - 1)) {
+        *to = from;
+    }
+    name
+}
+
+/// A map from plain data to plain data.
+#[derive(Debug)]
+pub(super) struct Map<K, V> {
+    raw: RawMap,
+    of: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Pod, V: Pod> Map<K, V> {
+    fn create(kind: MapKind, name: &str, entries: u32) -> Result<Self, XdpError> {
+        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let (key, value) = (size(size_of::<K>()), size(size_of::<V>()));
+        let raw = RawMap::create(kind, name_of(name), key, value, entries)
+            .map_err(refused("make a BPF map"))?;
+        Ok(Self { raw, of: PhantomData })
+    }
+
+    /// Puts an entry in, in place of one with the same key.
+    pub(super) fn insert(&self, key: &K, value: &V) -> Result<(), XdpError> {
+        self.raw
+            .update(bytemuck::bytes_of(key), bytemuck::bytes_of(value))
+            .map_err(refused("change a BPF map"))
+    }
+
+    /// The number by which instructions name the map.
+    pub(super) fn number(&self) -> i32 {
+        self.raw.as_fd().as_raw_fd()
+    }
+}
+
+/// The sockets of an interface, by receive queue (`BPF_MAP_TYPE_XSKMAP`).
+pub(super) type SocketMap = Map<u32, i32>;
+
+impl SocketMap {
+    /// For `queues` queues.
+    pub(super) fn sockets(queues: u32) -> Result<Self, XdpError> {
+        Self::create(MapKind::Sockets, "usnet_sockets", queues)
+    }
+
+    /// Makes a queue's frames go to a socket that is bound to that queue.
+    pub(super) fn set(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
+        self.insert(&queue, &socket.as_raw_fd())
+    }
+}
+
+/// A program that the verifier has taken.
+#[derive(Debug)]
+pub(super) struct Program(OwnedFd);
+
+impl Program {
+    /// Loads an XDP program. A map that it names must be open now, and lives as long as the program.
+    pub(super) fn load(name: &str, code: &Code) -> Result<Self, XdpError> {
+        let words = code.words();
+        let name = name_of(name);
+        // The verifier is only asked to explain itself when there is something to explain.
+        let error = match sys::load_program(name, &words, &mut [], 0) {
+            Ok(program) => return Ok(Self(program)),
+            Err(error) => error,
+        };
+        let mut log = vec![0; LOG_SIZE];
+        if let Ok(program) = sys::load_program(name, &words, &mut log, 1) {
+            return Ok(Self(program));
+        }
+        match last_words(&log) {
+            Some(verdict) => Err(XdpError::Verifier { verdict, source: error }),
+            None => Err(refused("load an XDP program")(error)),
+        }
+    }
+
+    /// Loads a program and returns all that the verifier says.
+    #[cfg(test)]
+    pub(super) fn explain(code: &Code) -> io::Result<String> {
+        let mut log = vec![0; LOG_SIZE];
+        let _ = sys::load_program(name_of("explained"), &code.words(), &mut log, 2)?;
+        let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
+        Ok(String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned())
+    }
+
+    /// Lets the program meet the interface's frames until the link is dropped.
+    pub(super) fn attach(&self, interface: u32, hook: Hook) -> Result<Link, XdpError> {
+        let link = sys::create_link(self.0.as_fd(), interface, hook.flag())
+            .map_err(refused("attach the XDP program"))?;
+        Ok(Link { _descriptor: link })
+    }
+
+    /// Runs it over a packet, as if that had come in on receive queue 0 of the loopback.
+    #[cfg(test)]
+    pub(super) fn run(&self, packet: &[u8]) -> io::Result<u32> {
+        sys::test_run(self.0.as_fd(), packet)
+    }
+}
+
+/// The end of what the verifier wrote: its verdict, and the instruction that it is about.
+fn last_words(log: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(log.split(|b| *b == 0).next().unwrap_or_default());
+    let lines: Vec<&str> =
+        text.lines().filter(|l| !l.is_empty() && !l.starts_with("processed ")).collect();
+    let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ");
+    (!last.is_empty()).then_some(last)
+}
+
+/// Where on a frame's way a program is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// In the driver, before the kernel has made anything of the frame.
+    Driver,
+    /// In the kernel's receive path; any interface has it.
+    Generic,
+}
+
+impl Hook {
+    /// `XDP_FLAGS_*` of linux/if_link.h.
+    const fn flag(self) -> u32 {
+        match self {
+            Self::Driver => 1 << 2,
+            Self::Generic => 1 << 1,
+        }
+    }
+}
+
+/// A program's place on an interface. The kernel ends it when the descriptor closes.
+#[derive(Debug)]
+pub(super) struct Link {
+    _descriptor: OwnedFd,
+}

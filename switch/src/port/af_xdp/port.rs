@@ -1,0 +1,479 @@
+//! The port: the queues of an interface, and the program in front of them.
+//!
+//! ```text
+//!   receive   rx ring: [slot with a frame] --> switch      pool: [free slot] --> fill ring
+//!   transmit  switch: [slot with a frame] --> tx ring      completion ring --> pool
+//! ```
+//!
+//! - No frame is copied here, but for one to be sent that lies outside of the UMEM. In copy mode the
+//!   kernel copies, between its own buffer and the slot.
+//! - A received frame is handed on only if a free slot takes its place, so the number of slots that the
+//!   kernel has to receive into never changes.
+//! - All is sent by the first queue, so that no frame overtakes another.
+//! - What the program lets pass comes by a packet socket beside the queues, since the kernel and the
+//!   switch both need it (ARP, neighbour discovery).
+
+use super::bpf::{Hook, Link, Program, SocketMap, XdpError};
+use super::program::{XDP_PASS, take};
+use super::queue::{Binding, Kick, Queue, wait_for_release};
+use super::rings::inconsistent;
+use super::umem::{HEADROOM, Purpose, Umem};
+use crate::classify::Mac;
+use crate::net::guard::Pass;
+use crate::port::checksum::complete_if_partial;
+use crate::port::{Burst, Port, PortCounters, PortInfo};
+use crate::time::Time;
+use core::fmt::{self, Display, Formatter};
+use core::time::Duration;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use usnet_shmring::arena::Segment;
+use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct AfXdpSpec {
+    /// Name of the interface, for people.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its link address.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Its receive queues.
+    pub queues: u32,
+    /// Slots of each direction and queue, about; rounded to a power of two.
+    pub frames: u32,
+    /// What the kernel goes on to hear by itself.
+    pub passing: Vec<Pass>,
+    /// Whether the medium hands over frames whose checksums a card was meant to finish, as a veth does.
+    pub unfinished: bool,
+    /// Meet frames in the kernel's receive path even if the driver could.
+    pub generic: bool,
+    /// Let the kernel copy frames even if the driver could use the slots.
+    pub copy: bool,
+}
+
+/// How frames reach the slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// Where the program is met.
+    pub hook: Hook,
+    /// Whether the driver uses the slots itself.
+    pub zero_copy: bool,
+}
+
+impl Display for Mode {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.hook, self.zero_copy) {
+            (Hook::Driver, true) => "driver, zero-copy",
+            (Hook::Driver, false) => "driver, copy",
+            (Hook::Generic, _) => "generic, copy",
+        })
+    }
+}
+
+/// How often an idle port asks whether its interface is still there.
+const ERROR_INTERVAL: Duration = Duration::from_millis(10);
+/// How soon frames that the kernel had no room for are offered again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A port over XDP sockets.
+#[derive(Debug)]
+pub struct AfXdp {
+    info: PortInfo,
+    index: u32,
+    mode: Mode,
+    unfinished: bool,
+    umem: Umem,
+    queues: Vec<Queue>,
+    /// Receive queue that is looked at first.
+    turn: usize,
+    beside: Option<Box<dyn Port>>,
+    /// All descriptors, where there are several.
+    epoll: Option<OwnedFd>,
+    /// Since when frames wait in the tx ring, and whether that is for the link.
+    waiting: Option<(Time, Kick)>,
+    last_error_check: Time,
+    counters: PortCounters,
+    /// Taken off the interface first.
+    link: Option<Link>,
+}
+
+impl AfXdp {
+    /// Binds sockets to all queues of an interface and puts the program in front of them; `segment` is
+    /// the pool's port segment. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`, the last in the first
+    /// user namespace.
+    ///
+    /// # Errors
+    /// What the kernel refused, and the way out where one is known.
+    pub fn open(spec: &AfXdpSpec, segment: &Arc<Segment>, pool: &mut Pool) -> io::Result<Self> {
+        let umem = Umem::new(Arc::clone(segment));
+        let longest = u32::from(spec.mtu) + 14 + 8;
+        if longest > umem.longest_frame() {
+            return Err(too_long(spec.mtu, longest));
+        }
+        let mut port = Self {
+            info: PortInfo {
+                name: spec.name.clone(),
+                backend: "af_xdp",
+                mac: spec.mac,
+                mtu: spec.mtu,
+            },
+            index: spec.index,
+            mode: Mode { hook: Hook::Driver, zero_copy: false },
+            unfinished: spec.unfinished,
+            umem,
+            queues: Vec::new(),
+            turn: 0,
+            beside: None,
+            epoll: None,
+            waiting: None,
+            last_error_check: Time(0),
+            counters: PortCounters::default(),
+            link: None,
+        };
+        match port.start(spec, pool) {
+            Ok(()) => Ok(port),
+            Err(error) => {
+                port.close(pool);
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&mut self, spec: &AfXdpSpec, pool: &mut Pool) -> io::Result<()> {
+        let frames = spec.frames.clamp(64, 1 << 14).next_power_of_two();
+        for queue in 0..spec.queues.max(1) {
+            let copy = spec.copy || spec.generic;
+            let binding = Binding { interface: spec.index, queue, copy, frames };
+            let mut queue = Queue::open(&self.umem, binding, self.queues.first())?;
+            queue.fill_up(&mut self.umem, pool)?;
+            queue.wake_receive();
+            self.queues.push(queue);
+        }
+        if let Some(first) = self.queues.first() {
+            self.mode.zero_copy = first.is_zero_copy()?;
+        }
+        // Last, since from here on the kernel does not get the frames.
+        let sockets = SocketMap::sockets(spec.queues.max(1))?;
+        for queue in &self.queues {
+            sockets.set(queue.number(), queue.as_fd())?;
+        }
+        let code = take(sockets.number(), &spec.passing, XDP_PASS).map_err(io::Error::other)?;
+        // The program keeps the map.
+        let program = Program::load("usnet_take", &code)?;
+        tracing::debug!(interface = spec.name, instructions = code.len(), "XDP program loaded");
+        let (hook, link) = attach(&program, spec)?;
+        (self.mode.hook, self.link) = (hook, Some(link));
+        self.watch()
+    }
+
+    /// Adds a port that hears what the program lets pass.
+    ///
+    /// # Errors
+    /// No descriptor is left to watch both.
+    pub fn set_beside(&mut self, port: Box<dyn Port>) -> io::Result<()> {
+        self.beside = Some(port);
+        self.watch()
+    }
+
+    /// Makes one descriptor of several.
+    fn watch(&mut self) -> io::Result<()> {
+        let beside = self.beside.as_ref().and_then(|port| port.descriptor());
+        if self.queues.len() + usize::from(beside.is_some()) < 2 {
+            return Ok(());
+        }
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for descriptor in self.queues.iter().map(AsFd::as_fd).chain(beside) {
+            epoll::add(&epoll, descriptor, EventData::new_u64(0), EventFlags::IN)?;
+        }
+        self.epoll = Some(epoll);
+        Ok(())
+    }
+
+    /// How frames reach the slots.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Has the first queue's frames sent.
+    fn kick(&mut self, now: Time) -> io::Result<()> {
+        let Some(queue) = self.queues.first_mut() else { return Ok(()) };
+        self.waiting = match queue.kick()? {
+            Kick::Done => None,
+            wait => Some((now, wait)),
+        };
+        Ok(())
+    }
+
+    /// Whether the interface is still there; the kernel says so nowhere else to one that only receives.
+    fn check_error(&mut self, now: Time) -> io::Result<()> {
+        if now.since(self.last_error_check) < ERROR_INTERVAL {
+            return Ok(());
+        }
+        self.last_error_check = now;
+        self.queues.iter().try_for_each(Queue::error)
+    }
+}
+
+fn too_long(mtu: u16, longest: u32) -> io::Error {
+    let text = format!(
+        "an MTU of {mtu} needs slots of {} bytes, {HEADROOM} of which are the kernel's; set \
+         memory.slot_size, lower the MTU, or take port = \"af_packet\"",
+        (longest + HEADROOM).next_power_of_two()
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// Attaches the program in the driver, or behind it where the driver cannot.
+fn attach(program: &Program, spec: &AfXdpSpec) -> Result<(Hook, Link), XdpError> {
+    if !spec.generic {
+        match program.attach(spec.index, Hook::Driver) {
+            Ok(link) => return Ok((Hook::Driver, link)),
+            Err(XdpError::Refused { source, .. })
+                if !matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) =>
+            {
+                let interface = &spec.name;
+                tracing::info!(%interface, %source, "the driver takes no XDP program; generic mode");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((Hook::Generic, program.attach(spec.index, Hook::Generic)?))
+}
+
+/// Takes what lies in one queue's rx ring.
+fn receive_from(
+    queue: &mut Queue,
+    umem: &mut Umem,
+    counters: &mut PortCounters,
+    pool: &mut Pool,
+    into: &mut Burst,
+    unfinished: bool,
+) -> io::Result<usize> {
+    let mut count = 0;
+    let there = (queue.rx.available()? as usize).min(into.room());
+    if there == 0 {
+        return Ok(0);
+    }
+    queue.fill.refresh()?;
+    for _ in 0..there {
+        let Some(seen) = queue.rx.pop_frame() else { break };
+        let (frame, offset) = umem.take(seen.address, Purpose::Receive(queue.number()))?;
+        let (kept, free) = exchange(frame, offset, (seen.length, seen.options), counters, pool)?;
+        give_to_fill(queue, umem, pool, free)?;
+        let Some(mut frame) = kept else { continue };
+        if unfinished {
+            complete_if_partial(pool.bytes_mut(&mut frame));
+        }
+        counters.received += 1;
+        counters.received_bytes += frame.len() as u64;
+        match into.push(frame) {
+            Ok(()) => count += 1,
+            Err(frame) => pool.free(frame),
+        }
+    }
+    queue.rx.release();
+    queue.fill.publish();
+    queue.wake_receive();
+    Ok(count)
+}
+
+/// The frame to hand on, and the slot to receive into in its place: its own where it is not handed on.
+#[inline]
+fn exchange(
+    mut frame: Frame,
+    offset: u16,
+    (length, options): (u32, u32),
+    counters: &mut PortCounters,
+    pool: &mut Pool,
+) -> io::Result<(Option<Frame>, Frame)> {
+    let fits = u16::try_from(length).is_ok_and(|len| pool.set_window(&mut frame, offset, len));
+    if !fits {
+        pool.free(frame);
+        return Err(inconsistent("a frame that does not lie in its slot"));
+    }
+    // No frame of several pieces was asked for.
+    if options != 0 || length < u32::from(MIN_FRAME) {
+        counters.receive_errors += 1;
+        return Ok((None, frame));
+    }
+    match pool.alloc() {
+        Some(spare) => Ok((Some(frame), spare)),
+        None => {
+            counters.no_slot += 1;
+            Ok((None, frame))
+        }
+    }
+}
+
+#[inline]
+fn give_to_fill(
+    queue: &mut Queue,
+    umem: &mut Umem,
+    pool: &mut Pool,
+    free: Frame,
+) -> io::Result<()> {
+    match umem.give(free, Purpose::Receive(queue.number())) {
+        Ok(address) if queue.fill.push_address(address) => Ok(()),
+        Ok(_) => Err(inconsistent("no room for the slots that it gave back")),
+        Err(frame) => {
+            pool.free(frame);
+            Err(inconsistent("a slot that it should not have"))
+        }
+    }
+}
+
+impl Port for AfXdp {
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn receive(&mut self, now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+        if let Some((since, _)) = self.waiting
+            && now.since(since) >= RETRY_INTERVAL
+        {
+            self.kick(now)?;
+        }
+        if let Some(first) = self.queues.first_mut() {
+            first.reclaim(&mut self.umem, pool)?;
+        }
+        let Self { queues, umem, counters, turn, unfinished, .. } = self;
+        let mut count = 0;
+        let total = queues.len().max(1);
+        for offset in 0..total {
+            let Some(queue) = queues.get_mut((*turn + offset) % total) else { break };
+            count += receive_from(queue, umem, counters, pool, into, *unfinished)?;
+        }
+        *turn = (*turn + 1) % total;
+        if let Some(beside) = &mut self.beside {
+            count += beside.receive(now, pool, into)?;
+        }
+        if count == 0 {
+            self.check_error(now)?;
+        }
+        Ok(count)
+    }
+
+    fn transmit(&mut self, now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        let longest = (usize::from(self.info.mtu) + 22).min(self.umem.longest_frame() as usize);
+        let Self { queues, umem, counters, .. } = self;
+        let Some(queue) = queues.first_mut() else { return Ok(0) };
+        if let Some((since, Kick::Down)) = self.waiting
+            && now.since(since) < ERROR_INTERVAL
+        {
+            // As a card does whose cable is out.
+            let count = from.clear(pool);
+            counters.transmit_errors += count as u64;
+            return Ok(count);
+        }
+        queue.reclaim(umem, pool)?;
+        let mut room = queue.room()?;
+        let mut count = 0;
+        while room > 0
+            && let Some(frame) = from.pop()
+        {
+            let length = frame.len();
+            if length > longest || length < usize::from(MIN_FRAME) {
+                counters.transmit_errors += 1;
+                pool.free(frame);
+                count += 1;
+                continue;
+            }
+            let frame = match in_umem(umem, pool, frame) {
+                Ok(frame) => frame,
+                Err(frame) => {
+                    from.put_back(frame);
+                    break;
+                }
+            };
+            match umem.give(frame, Purpose::Transmit(queue.number())) {
+                Ok(address) => {
+                    if !queue.push(address, u32::try_from(length).unwrap_or(0)) {
+                        return Err(inconsistent("no room where there was some"));
+                    }
+                }
+                Err(frame) => {
+                    pool.free(frame);
+                    return Err(inconsistent("a slot that it should not have"));
+                }
+            }
+            counters.transmitted += 1;
+            counters.transmitted_bytes += length as u64;
+            room -= 1;
+            count += 1;
+        }
+        if count > 0 || self.waiting.is_some() {
+            self.kick(now)?;
+        }
+        Ok(count)
+    }
+
+    fn counters(&self) -> PortCounters {
+        let mut counters = self.counters;
+        for statistics in self.queues.iter().filter_map(Queue::statistics) {
+            counters.missed += statistics.rx_dropped + statistics.rx_ring_full.unwrap_or(0);
+        }
+        if let Some(beside) = &self.beside {
+            let beside = beside.counters();
+            counters.received += beside.received;
+            counters.received_bytes += beside.received_bytes;
+            counters.missed += beside.missed;
+            counters.receive_errors += beside.receive_errors;
+            counters.no_slot += beside.no_slot;
+        }
+        counters
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.epoll {
+            Some(epoll) => Some(epoll.as_fd()),
+            None => self.queues.first().map(AsFd::as_fd),
+        }
+    }
+
+    fn next_event(&self) -> Option<Time> {
+        self.waiting.map(|(since, _)| since + RETRY_INTERVAL)
+    }
+
+    fn close(&mut self, pool: &mut Pool) {
+        self.link = None;
+        self.epoll = None;
+        if let Some(mut beside) = self.beside.take() {
+            beside.close(pool);
+        }
+        // What was counted outlives the sockets.
+        self.counters = self.counters();
+        let queues: Vec<u32> = self.queues.drain(..).map(|queue| queue.number()).collect();
+        // A driver that uses the slots does so until the kernel has taken them from it, which is after
+        // the socket has closed.
+        let released = !self.mode.zero_copy
+            || queues.iter().all(|queue| wait_for_release(self.index, *queue, &self.umem));
+        if released {
+            self.umem.take_all(pool);
+        } else {
+            let interface = &self.info.name;
+            tracing::error!(interface, "the driver has not let go of its slots; they stay unused");
+        }
+    }
+}
+
+/// A frame with its bytes in the UMEM: itself, or a copy. It comes back if there is no slot for that.
+#[inline]
+fn in_umem(umem: &Umem, pool: &mut Pool, frame: Frame) -> Result<Frame, Frame> {
+    if umem.contains(&frame) {
+        return Ok(frame);
+    }
+    let Some(mut copy) = pool.alloc() else { return Err(frame) };
+    if !umem.contains(&copy) || !pool.copy(&frame, &mut copy) {
+        pool.free(copy);
+        return Err(frame);
+    }
+    pool.free(frame);
+    Ok(copy)
+}

@@ -1,0 +1,288 @@
+//! One queue of an interface: an XDP socket with its four rings.
+//!
+//! ```text
+//!   fill        slots to receive into   -->         rx  <-- slots with frames
+//!   tx          slots with frames       -->  completion <-- slots that were sent
+//! ```
+//!
+//! - Slots that it receives into: `frames`, from opening to closing. Its fill ring has room for twice as
+//!   many, since the kernel tells late what it has taken.
+//! - Slots on their way out: at most `frames`, which all rings of that direction have room for.
+
+use super::bpf::{XdpError, refused};
+use super::rings::{Consumer, DESCRIPTOR_WORDS, Producer, inconsistent};
+use super::sys::RingMemory;
+use super::umem::{Purpose, Umem};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::xdp::{
+    SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XDP_PGOFF_RX_RING,
+    XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags,
+    XdpStatistics,
+};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socket_with};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use usnet_shmring::pool::Pool;
+
+/// How long a queue may stay taken that another socket has just let go of: the kernel does that later.
+const RELEASE_TIME: Duration = Duration::from_secs(1);
+/// Bytes of frames that may be on their way out, in the kernel's count: some for each of all slots.
+const SEND_BUFFER: usize = 16 << 20;
+/// System calls that one burst may take. In copy mode one sends 32 frames (`TX_BATCH_SIZE`).
+const KICKS: usize = 8;
+
+const BIND: &str = "bind an XDP socket to a queue";
+
+/// What to bind to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Binding {
+    pub(super) interface: u32,
+    pub(super) queue: u32,
+    /// Even if the driver could do without.
+    pub(super) copy: bool,
+    /// Slots of each direction; a power of two.
+    pub(super) frames: u32,
+}
+
+/// What became of the frames in the tx ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kick {
+    /// They are gone, or the driver is at them.
+    Done,
+    /// Some have to wait for room.
+    Waiting,
+    /// The link is down.
+    Down,
+}
+
+/// A bound socket and its rings.
+#[derive(Debug)]
+pub(super) struct Queue {
+    number: u32,
+    frames: u32,
+    socket: OwnedFd,
+    pub(super) fill: Producer,
+    pub(super) rx: Consumer,
+    tx: Producer,
+    completion: Consumer,
+    /// Slots in the tx ring, in the kernel and in the completion ring.
+    in_flight: u32,
+}
+
+fn new_socket() -> Result<OwnedFd, XdpError> {
+    socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)
+        .map_err(io::Error::from)
+        .map_err(refused("open an XDP socket"))
+}
+
+/// Binds; waits a little where the queue was taken a moment ago.
+fn bind(mut attempt: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match attempt() {
+            Err(Errno::BUSY) if begin.elapsed() < RELEASE_TIME => sleep(Duration::from_millis(2)),
+            result => return Ok(result?),
+        }
+    }
+}
+
+impl Queue {
+    /// Opens a queue. The first of an interface registers the UMEM, the others share the `first`'s.
+    pub(super) fn open(
+        umem: &Umem,
+        binding: Binding,
+        first: Option<&Self>,
+    ) -> Result<Self, XdpError> {
+        let Binding { interface, queue, copy, frames } = binding;
+        let socket = new_socket()?;
+        if first.is_none() {
+            umem.register(socket.as_fd())?;
+        }
+        // Best effort: without the privilege the usual limit holds, and more system calls are needed.
+        let _ = sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER);
+        let rings = || -> io::Result<[RingMemory; 4]> {
+            sockopt::set_xdp_umem_fill_ring_size(&socket, 2 * frames)?;
+            sockopt::set_xdp_umem_completion_ring_size(&socket, frames)?;
+            sockopt::set_xdp_rx_ring_size(&socket, frames)?;
+            sockopt::set_xdp_tx_ring_size(&socket, frames)?;
+            let at = sockopt::xdp_mmap_offsets(&socket)?;
+            let map = |page, offsets, words| RingMemory::map(socket.as_fd(), page, offsets, words);
+            let cells = frames as usize;
+            Ok([
+                map(XDP_UMEM_PGOFF_FILL_RING, &at.fr, 2 * cells)?,
+                map(XDP_PGOFF_RX_RING, &at.rx, cells * DESCRIPTOR_WORDS)?,
+                map(XDP_PGOFF_TX_RING, &at.tx, cells * DESCRIPTOR_WORDS)?,
+                map(XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, cells)?,
+            ])
+        };
+        let [fill, rx, tx, completion] = rings().map_err(refused("map the rings"))?;
+        let bound = match first {
+            // The kernel takes zero-copy where the driver has it, unless told not to.
+            None => {
+                let mut flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+                flags.set(SocketAddrXdpFlags::XDP_COPY, copy);
+                let address = SocketAddrXdp::new(flags, interface, queue);
+                bind(|| rustix::net::bind(&socket, &address))
+            }
+            Some(first) => {
+                let flags = SocketAddrXdpFlags::XDP_SHARED_UMEM;
+                let addr = SocketAddrXdp::new(flags, interface, queue);
+                let shared_umem_fd = first.socket.as_fd();
+                let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd };
+                bind(|| rustix::net::bind(&socket, &address))
+            }
+        };
+        bound.map_err(|source| match source.raw_os_error() {
+            Some(libc::EBUSY) => {
+                let hint = "; another socket has the queue";
+                XdpError::Refused { what: BIND, hint, source }
+            }
+            _ => refused(BIND)(source),
+        })?;
+        Ok(Self {
+            number: queue,
+            frames,
+            socket,
+            fill: Producer::new(fill, 2 * frames),
+            rx: Consumer::new(rx, frames),
+            tx: Producer::new(tx, frames),
+            completion: Consumer::new(completion, frames),
+            in_flight: 0,
+        })
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether the driver uses the slots itself.
+    pub(super) fn is_zero_copy(&self) -> io::Result<bool> {
+        let options = sockopt::xdp_options(&self.socket)?;
+        Ok(options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY))
+    }
+
+    /// The kernel's own counts.
+    pub(super) fn statistics(&self) -> Option<XdpStatistics> {
+        sockopt::xdp_statistics(&self.socket).ok()
+    }
+
+    /// The error that the kernel has noted: the interface is gone.
+    pub(super) fn error(&self) -> io::Result<()> {
+        sockopt::socket_error(&self.socket)?.map_err(io::Error::from)
+    }
+
+    /// Gives the kernel its slots to receive into.
+    pub(super) fn fill_up(&mut self, umem: &mut Umem, pool: &mut Pool) -> io::Result<()> {
+        for _ in 0..self.frames {
+            let too_few = || {
+                let text = "the pool has too few free slots; raise memory.port_slots";
+                io::Error::new(io::ErrorKind::OutOfMemory, text)
+            };
+            let frame = pool.alloc().ok_or_else(too_few)?;
+            match umem.give(frame, Purpose::Receive(self.number)) {
+                Ok(address) if self.fill.push_address(address) => {}
+                Ok(_) => return Err(inconsistent("a full fill ring from the start")),
+                Err(frame) => {
+                    pool.free(frame);
+                    return Err(io::Error::other("a free slot lies outside of the port segment"));
+                }
+            }
+        }
+        self.fill.publish();
+        Ok(())
+    }
+
+    /// Wakes the kernel if it waits for slots to receive into.
+    #[inline]
+    pub(super) fn wake_receive(&self) {
+        if self.fill.needs_wakeup() {
+            // The frames come by the ring; this call only wakes.
+            let _ = rustix::net::recv(&self.socket, &mut [0_u8; 0][..], RecvFlags::DONTWAIT);
+        }
+    }
+
+    /// Frees the slots that were sent.
+    #[inline]
+    pub(super) fn reclaim(&mut self, umem: &mut Umem, pool: &mut Pool) -> io::Result<()> {
+        if self.in_flight == 0 {
+            return Ok(());
+        }
+        self.completion.available()?;
+        while let Some(address) = self.completion.pop_address() {
+            let (frame, _) = umem.take(address, Purpose::Transmit(self.number))?;
+            pool.free(frame);
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+        self.completion.release();
+        Ok(())
+    }
+
+    /// How many frames may be pushed.
+    #[inline]
+    pub(super) fn room(&mut self) -> io::Result<u32> {
+        Ok(self.tx.refresh()?.min(self.frames.saturating_sub(self.in_flight)))
+    }
+
+    /// Puts a frame that lies in the UMEM into the tx ring, after a look at [`room`](Self::room).
+    #[inline]
+    pub(super) fn push(&mut self, address: u64, length: u32) -> bool {
+        let pushed = self.tx.push_frame(address, length);
+        self.in_flight += u32::from(pushed);
+        pushed
+    }
+
+    /// Shows the kernel what was pushed, and has it sent.
+    pub(super) fn kick(&mut self) -> io::Result<Kick> {
+        self.tx.publish();
+        for _ in 0..KICKS {
+            if !self.tx.needs_wakeup() {
+                return Ok(Kick::Done);
+            }
+            match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {
+                Ok(_) => {}
+                // EAGAIN: more than one call's worth, or no room in the completion ring.
+                Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) => {}
+                Err(Errno::NETDOWN) => return Ok(Kick::Down),
+                Err(error) => return Err(error.into()),
+            }
+            let before = self.tx.waiting();
+            self.tx.refresh()?;
+            match self.tx.waiting() {
+                0 => return Ok(Kick::Done),
+                now if now == before => break,
+                _ => {}
+            }
+        }
+        Ok(Kick::Waiting)
+    }
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Waits until the kernel has let go of a queue whose socket is closed: only then is the driver done
+/// with the slots. What tells is that another socket can be bound. Returns whether it has.
+pub(super) fn wait_for_release(interface: u32, queue: u32, umem: &Umem) -> bool {
+    let attempt = || -> Result<(), XdpError> {
+        let socket = new_socket()?;
+        umem.register(socket.as_fd())?;
+        let rings = sockopt::set_xdp_umem_fill_ring_size(&socket, 2)
+            .and_then(|()| sockopt::set_xdp_umem_completion_ring_size(&socket, 2))
+            .and_then(|()| sockopt::set_xdp_rx_ring_size(&socket, 2));
+        rings.map_err(io::Error::from).map_err(refused("size rings"))?;
+        let address = SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, interface, queue);
+        bind(|| rustix::net::bind(&socket, &address)).map_err(refused("bind"))
+    };
+    match attempt() {
+        Ok(()) => true,
+        // The interface is gone, and with it whatever used the slots.
+        Err(XdpError::Refused { source, .. }) => source.raw_os_error() == Some(libc::ENODEV),
+        Err(XdpError::Verifier { .. }) => false,
+    }
+}

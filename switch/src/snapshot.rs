@@ -40,6 +40,8 @@ pub struct PortSnapshot {
     pub name: String,
     /// Kind of back end.
     pub backend: &'static str,
+    /// Which of the back end's ways it is served in, if there are several.
+    pub mode: Option<&'static str>,
     /// Whether it has failed.
     pub gone: bool,
     /// Its counters.
@@ -56,8 +58,14 @@ impl PortSnapshot {
         if let Some(exchange) = exchange.as_mut().filter(|_| cuts) {
             exchange.frames = Handling::CutThrough;
         }
-        let (name, counters) = (name.clone(), outlet.port.counters());
-        Self { name, backend, gone: outlet.gone, counters, exchange }
+        Self {
+            name: name.clone(),
+            backend,
+            mode: outlet.port.mode(),
+            gone: outlet.gone,
+            counters: outlet.port.counters(),
+            exchange,
+        }
     }
 }
 

@@ -190,6 +190,9 @@ impl Switch {
         for address in spec.addresses {
             table.add_address(address.into(), default);
         }
+        if let Some(ports) = spec.wire.claimed_ports() {
+            table.set_claimed(ports);
+        }
         self.interfaces.push(Interface {
             mac: spec.mac,
             frame_limit: usize::from(spec.mtu) + 14,

@@ -3,15 +3,16 @@
 mod isolated;
 
 use isolated::{isolated, skip, two_hosts};
+use rustix::time::{ClockId, clock_gettime};
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use usnet_shmring::arena::{Arena, Segment, SlotRange, SlotSize};
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::{HomeKind, Pool};
 use usnet_shmring::region::Writer;
-use usnet_switch::classify::Mac;
+use usnet_switch::classify::{Mac, Protocol};
 use usnet_switch::net::guard::Pass;
 use usnet_switch::net::namespace::Namespace;
 use usnet_switch::net::sysctl::Setting;
@@ -19,7 +20,9 @@ use usnet_switch::net::{Channels, Netlink};
 use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use usnet_switch::port::af_xdp::{AfXdp, AfXdpSpec};
 use usnet_switch::port::{Burst, Port};
+use usnet_switch::steer::Table;
 use usnet_switch::time::Time;
+use usnet_switch::verdict::Receiver;
 
 /// Slots of a test's pool.
 const SLOTS: u32 = 4096;
@@ -44,7 +47,12 @@ impl Memory {
     }
 
     fn open(&mut self, spec: &AfXdpSpec) -> std::io::Result<AfXdp> {
-        AfXdp::open(spec, &self.segment, &mut self.pool)
+        let mut port = AfXdp::open(spec, &self.segment)?;
+        // The first look gives the kernel its slots.
+        let mut burst = Burst::new();
+        port.receive(Time(0), &mut self.pool, &mut burst)?;
+        burst.clear(&mut self.pool);
+        Ok(port)
     }
 
     fn assert_all_free(&self) {
@@ -63,6 +71,7 @@ fn spec(name: &str) -> AfXdpSpec {
         queues: 1,
         frames: 64,
         passing: Pass::NEIGHBOURS.to_vec(),
+        shared: Vec::new(),
         unfinished: true,
         generic: false,
         copy: false,
@@ -223,6 +232,48 @@ fn an_interface_is_taken_once_and_can_be_taken_again_at_once() {
 }
 
 #[test]
+fn the_switch_gets_what_is_claimed_and_the_kernel_the_rest() {
+    with_xdp("the_switch_gets_what_is_claimed_and_the_kernel_the_rest", || {
+        let peer = two_hosts();
+        let mut memory = Memory::new();
+        let shared: Vec<IpAddr> = ["10.9.0.1", "fd09::1"].map(|a| a.parse().unwrap()).into();
+        let passing = Pass::ALL.to_vec();
+        let spec = AfXdpSpec { shared: shared.clone(), passing, ..spec("sv0") };
+        let mut port = memory.open(&spec).unwrap();
+        let mut table = Table::new(Some(Receiver::Host), 1);
+        table.set_claimed(port.claimed_ports().unwrap());
+        for (address, from) in shared.iter().zip(["10.9.0.2", "fd09::2"]) {
+            table.add_address((*address).into(), Some(Receiver::Host));
+            let client = Some(Receiver::Client(SessionId(1)));
+            assert!(table.set_listener((*address).into(), Protocol::UDP, 7000, 1, client));
+            let here = UdpSocket::bind((*address, 7001)).unwrap();
+            here.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let from: IpAddr = from.parse().unwrap();
+            let there = peer.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+            for n in 0..10 {
+                there.send_to(&[n; 20], (*address, 7000)).unwrap();
+                there.send_to(&[n; 20], (*address, 7001)).unwrap();
+            }
+            for n in 0..10 {
+                let mut bytes = [0; 64];
+                assert_eq!(here.recv(&mut bytes).unwrap(), 20);
+                assert_eq!(bytes[0], n);
+            }
+            // Ports lie at the beginning of the datagram.
+            let at = if address.is_ipv4() { 36 } else { 56 };
+            let is_for =
+                |frame: &[u8], port: u16| frame.get(at..at + 2) == Some(&port.to_be_bytes());
+            let ours = |got: &[Vec<u8>]| got.iter().filter(|f| is_for(f, 7000)).count();
+            let got = receive_until(&mut port, &mut memory.pool, |got| ours(got) == 10);
+            assert_eq!(ours(&got), 10, "{address}");
+            assert!(!got.iter().any(|frame| is_for(frame, 7001)), "{address}");
+        }
+        port.close(&mut memory.pool);
+        memory.assert_all_free();
+    });
+}
+
+#[test]
 fn a_checksum_that_was_left_to_a_card_is_completed() {
     with_xdp("a_checksum_that_was_left_to_a_card_is_completed", || {
         let peer = two_hosts();
@@ -357,22 +408,8 @@ fn every_queue_of_an_interface_is_received_from() {
     });
 }
 
-/// Opens a port of some kind on an interface, and gives the frames that it receives in a second.
-fn rate(port: &mut dyn Port, pool: &mut Pool, start: Instant) -> (u64, u64) {
-    let mut burst = Burst::new();
-    let begin = Instant::now();
-    let (mut received, mut calls) = (0, 0);
-    while begin.elapsed() < Duration::from_secs(2) {
-        let now = Time(u64::try_from(start.elapsed().as_nanos()).unwrap());
-        received += port.receive(now, pool, &mut burst).unwrap() as u64;
-        calls += 1;
-        burst.clear(pool);
-    }
-    (received / 2, calls / 2)
-}
-
 #[test]
-#[ignore = "prints the rates of the two kinds of sockets; decides nothing"]
+#[ignore = "prints the rates of both kinds of sockets; decides nothing"]
 fn measure_the_rate_beside_packet_sockets() {
     with_xdp("measure_the_rate_beside_packet_sockets", || {
         let mut net = Netlink::open().unwrap();
@@ -381,74 +418,72 @@ fn measure_the_rate_beside_packet_sockets() {
             Setting::Ipv6Disable.change(name, 1).unwrap().keep();
             net.set_up(name).unwrap();
         }
-        for round in 0..3 {
-            for (length, label) in [(60, "60"), (1514, "1514")] {
-                let mut rates = Vec::new();
-                for kind in ["af_packet", "af_xdp"] {
-                    let mut memory = Memory::new();
-                    let link = net.link("lb").unwrap();
-                    let packet = AfPacketSpec {
-                        name: "lb".into(),
-                        index: link.index,
-                        mac: link.mac,
-                        mtu: 1500,
-                        ring: RingVersion::V2,
-                        frames: 1024,
-                        promiscuous: false,
-                        bypass_qdisc: true,
-                    };
-                    let xdp = AfXdpSpec {
-                        frames: 1024,
-                        passing: Vec::new(),
-                        unfinished: false,
-                        ..spec("lb")
-                    };
-                    let mut port: Box<dyn Port> = match kind {
-                        "af_packet" => Box::new(AfPacket::open(&packet).unwrap()),
-                        _ => Box::new(memory.open(&xdp).unwrap()),
-                    };
-                    // The same sender for both, in a thread of its own.
-                    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-                    let sender = {
-                        let stop = Arc::clone(&stop);
-                        let link = net.link("la").unwrap();
-                        std::thread::spawn(move || {
-                            let mut memory = Memory::new();
-                            let spec = AfPacketSpec {
-                                name: "la".into(),
-                                index: link.index,
-                                mac: link.mac,
-                                ..packet
-                            };
-                            let mut port = AfPacket::open(&spec).unwrap();
-                            let mut bytes = vec![0xff; length];
-                            bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
-                            let (mut burst, mut sent) = (Burst::new(), 0);
-                            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                                while burst.room() > 0 {
-                                    let mut frame = memory.pool.alloc().unwrap();
-                                    assert!(memory.pool.fill(&mut frame, &bytes));
-                                    burst.push(frame).unwrap();
-                                }
-                                sent +=
-                                    port.transmit(Time(0), &mut memory.pool, &mut burst).unwrap();
+        let packet = |name: &str| AfPacketSpec {
+            name: name.into(),
+            index: spec(name).index,
+            mac: spec(name).mac,
+            mtu: 1500,
+            ring: RingVersion::V2,
+            frames: 1024,
+            promiscuous: false,
+            bypass_qdisc: true,
+        };
+        let quiet = AfXdpSpec { passing: Vec::new(), unfinished: false, ..spec("lb") };
+        for length in [60, 1514] {
+            for sender in ["af_packet", "af_xdp"] {
+                for _ in 0..3 {
+                    let [mut packets, mut xdp] = [0.0; 2];
+                    for (is_xdp, rate) in [(false, &mut packets), (true, &mut xdp)] {
+                        let mut memory = Memory::new();
+                        let mut b: Box<dyn Port> = match is_xdp {
+                            false => Box::new(AfPacket::open(&packet("lb")).unwrap()),
+                            true => {
+                                let spec = AfXdpSpec { frames: 1024, ..quiet.clone() };
+                                Box::new(memory.open(&spec).unwrap())
                             }
-                            burst.clear(&mut memory.pool);
-                            sent
-                        })
-                    };
-                    let (received, _) = rate(&mut *port, &mut memory.pool, Instant::now());
-                    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-                    let sent = sender.join().unwrap();
-                    rates.push(received);
-                    let missed = port.counters().missed;
-                    eprintln!("{round} {label} {kind}: {received}/s; sent {sent}, missed {missed}");
-                    port.close(&mut memory.pool);
+                        };
+                        let mut a: Box<dyn Port> = match sender {
+                            "af_packet" => Box::new(AfPacket::open(&packet("la")).unwrap()),
+                            _ => {
+                                let spec = AfXdpSpec { frames: 1024, ..spec("la") };
+                                Box::new(memory.open(&spec).unwrap())
+                            }
+                        };
+                        *rate = one_way(&mut *a, &mut *b, &mut memory.pool, length);
+                        a.close(&mut memory.pool);
+                        b.close(&mut memory.pool);
+                    }
+                    let ratio = xdp / packets;
+                    eprintln!(
+                        "{length} bytes, sent by {sender}: received by af_packet {packets:.0}/s, \
+                         af_xdp {xdp:.0}/s, ratio {ratio:.2}"
+                    );
                 }
-                let ratio = f64::from(u32::try_from(rates[1]).unwrap())
-                    / f64::from(u32::try_from(rates[0]).unwrap());
-                eprintln!("{round} {label}: ratio {ratio:.2}");
             }
         }
     });
+}
+
+/// Frames a second of processor time of a thread that sends and receives by turns.
+fn one_way(a: &mut dyn Port, b: &mut dyn Port, pool: &mut Pool, length: usize) -> f64 {
+    let mut bytes = vec![0xff; length];
+    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
+    let (begin, before) = (Instant::now(), clock_gettime(ClockId::ThreadCPUTime));
+    let now = || Time(u64::try_from(begin.elapsed().as_nanos()).unwrap());
+    let (mut out, mut into) = (Burst::new(), Burst::new());
+    let mut received = 0_u32;
+    while begin.elapsed() < Duration::from_secs(1) {
+        while out.room() > 0 {
+            let mut frame = pool.alloc().unwrap();
+            assert!(pool.fill(&mut frame, &bytes));
+            out.push(frame).unwrap();
+        }
+        a.transmit(now(), pool, &mut out).unwrap();
+        received += u32::try_from(b.receive(now(), pool, &mut into).unwrap()).unwrap();
+        into.clear(pool);
+    }
+    out.clear(pool);
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    let used = (used.tv_sec - before.tv_sec) * 1_000_000_000 + used.tv_nsec - before.tv_nsec;
+    f64::from(received) * 1e9 / f64::from(u32::try_from(used).unwrap())
 }

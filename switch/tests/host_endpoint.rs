@@ -14,6 +14,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,26 +33,40 @@ use usnet_switch::time::Time;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn open(host: &str) -> Opened {
-    let text = format!("[[interface]]\nname = \"sv0\"\nport = \"af_packet\"\nhost = \"{host}\"\n");
+/// An open interface, and the pool of its ports.
+struct Shared {
+    opened: Opened,
+    pool: Pool,
+}
+
+fn open(port: &str, host: &str) -> Shared {
+    let mut text = format!("[[interface]]\nname = \"sv0\"\nport = \"{port}\"\nhost = \"{host}\"\n");
+    if port == "af_xdp" {
+        // So that all comes by the endpoint.
+        text += "take = \"all\"\n";
+    }
     let config = Config::parse(Path::new("test.toml"), &text).unwrap();
     let mut wires = Wires::new(&config.interfaces, 1).unwrap();
-    interface::open(&config.interfaces[0], 1, &mut wires, &Cards::none()).unwrap()
+    let arena = Arena::reserve(2048, SlotSize::DEFAULT).unwrap();
+    let range = arena.add_segment("test", Writer::Daemon, 2048, false).map(SlotRange::whole);
+    let range = range.unwrap();
+    let segment = Arc::clone(range.segment());
+    let cards = Cards::over(segment);
+    let opened = interface::open(&config.interfaces[0], 1, &mut wires, &cards).unwrap();
+    Shared { opened, pool: Pool::new(range).unwrap() }
 }
 
 /// Carries what arrives on the interface to the kernel, as a switch without clients does.
-fn carry(opened: &mut Opened, until: &AtomicBool) -> u64 {
-    let arena = Arena::reserve(1024, SlotSize::DEFAULT).unwrap();
-    let segment = arena.add_segment("test", Writer::Daemon, 1024, false).unwrap();
-    let mut pool = Pool::new(SlotRange::whole(segment)).unwrap();
-    let [spec] = opened.specs.as_mut_slice() else { panic!("one worker, one part") };
+fn carry(shared: &mut Shared, until: &AtomicBool) -> u64 {
+    let Shared { opened: Opened { specs, .. }, pool } = shared;
+    let [spec] = specs.as_mut_slice() else { panic!("one worker, one part") };
     let host = spec.host.as_mut().unwrap();
     let start = Instant::now();
     let (mut arrived, mut onward) = (Burst::new(), Burst::new());
     let mut carried = 0;
     while !until.load(Ordering::Relaxed) {
         let now = Time(u64::try_from(start.elapsed().as_nanos()).unwrap());
-        let count = spec.wire.receive(now, &mut pool, &mut arrived).unwrap();
+        let count = spec.wire.receive(now, pool, &mut arrived).unwrap();
         while let Some(frame) = arrived.pop() {
             let bytes = pool.bytes(&frame);
             if spec.kernel_hears.iter().any(|pass| pass.covers(bytes)) {
@@ -62,15 +77,19 @@ fn carry(opened: &mut Opened, until: &AtomicBool) -> u64 {
             }
         }
         while !onward.is_empty() {
-            host.transmit(now, &mut pool, &mut onward).unwrap();
+            host.transmit(now, pool, &mut onward).unwrap();
         }
         // What the kernel says on the endpoint itself is nobody's.
-        host.receive(now, &mut pool, &mut arrived).unwrap();
-        arrived.clear(&mut pool);
+        host.receive(now, pool, &mut arrived).unwrap();
+        arrived.clear(pool);
         if count == 0 {
             thread::sleep(Duration::from_micros(100));
         }
     }
+    spec.wire.close(pool);
+    host.close(pool);
+    let (audit, slots) = pool.audit();
+    assert_eq!(audit.free, slots, "{audit:?}");
     carried
 }
 
@@ -159,7 +178,7 @@ fn ask(peer: &Namespace, from: &str, at: &str) -> Vec<u8> {
     bytes[..len].to_vec()
 }
 
-fn the_kernel_goes_on_serving(host: &str, reverse_path: i32) {
+fn the_kernel_goes_on_serving(port: &str, host: &str, reverse_path: i32) {
     for scope in ["all", "default"] {
         Setting::Ipv4ReversePath.change(scope, reverse_path).unwrap().keep();
     }
@@ -174,10 +193,10 @@ fn the_kernel_goes_on_serving(host: &str, reverse_path: i32) {
         );
     };
     peer.run(no_segmentation).unwrap();
-    let mut opened = open(host);
+    let mut shared = open(port, host);
     let stop = AtomicBool::new(false);
     let carried = thread::scope(|scope| {
-        let carrier = scope.spawn(|| carry(&mut opened, &stop));
+        let carrier = scope.spawn(|| carry(&mut shared, &stop));
         let stop = Stop(&stop);
         for (here, there) in [("10.9.0.1", "10.9.0.2"), ("fd09::1", "fd09::2")] {
             assert_eq!(fetch(&peer, here, 1 << 20), 1 << 20, "{here}");
@@ -188,7 +207,7 @@ fn the_kernel_goes_on_serving(host: &str, reverse_path: i32) {
         carrier.join().unwrap()
     });
     assert!(carried > 1000, "only {carried} frames came by way of the endpoint");
-    drop(opened);
+    drop(shared);
     assert_eq!(fetch(&peer, "10.9.0.1", 1000), 1000, "as before");
     let links = Netlink::open().unwrap().links().unwrap();
     let left: Vec<_> = links.iter().map(|link| link.name.as_str()).filter(|n| *n != "lo").collect();
@@ -204,51 +223,72 @@ fn tun_is_missing(name: &str) -> bool {
     open.is_err()
 }
 
+/// XDP programs are root's, also in a network namespace of somebody else.
+fn xdp_is_missing(port: &str, name: &str) -> bool {
+    let is_missing = port == "af_xdp" && !rustix::process::geteuid().is_root();
+    if is_missing {
+        skip(name, "XDP programs can only be loaded as root");
+    }
+    is_missing
+}
+
 macro_rules! endpoint_tests {
-    ($($name:ident: $host:literal, $reverse_path:literal;)*) => {$(
+    ($($name:ident: $port:literal, $host:literal, $reverse_path:literal;)*) => {$(
         #[test]
         fn $name() {
             let name = stringify!($name);
             if $host == "tap" && tun_is_missing(name) {
                 return;
             }
-            isolated(name, || the_kernel_goes_on_serving($host, $reverse_path));
+            if xdp_is_missing($port, name) {
+                return;
+            }
+            isolated(name, || the_kernel_goes_on_serving($port, $host, $reverse_path));
         }
     )*};
 }
 
 endpoint_tests! {
-    the_kernel_goes_on_serving_behind_a_tap: "tap", 0;
-    the_kernel_goes_on_serving_behind_a_tap_with_strict_reverse_paths: "tap", 1;
-    the_kernel_goes_on_serving_behind_a_tap_with_loose_reverse_paths: "tap", 2;
-    the_kernel_goes_on_serving_behind_a_veth: "veth", 0;
-    the_kernel_goes_on_serving_behind_a_veth_with_strict_reverse_paths: "veth", 1;
-    the_kernel_goes_on_serving_behind_a_veth_with_loose_reverse_paths: "veth", 2;
+    the_kernel_goes_on_serving_behind_a_tap: "af_packet", "tap", 0;
+    the_kernel_goes_on_serving_behind_a_tap_with_strict_reverse_paths: "af_packet", "tap", 1;
+    the_kernel_goes_on_serving_behind_a_tap_with_loose_reverse_paths: "af_packet", "tap", 2;
+    the_kernel_goes_on_serving_behind_a_veth: "af_packet", "veth", 0;
+    the_kernel_goes_on_serving_behind_a_veth_with_strict_reverse_paths: "af_packet", "veth", 1;
+    the_kernel_goes_on_serving_behind_a_veth_with_loose_reverse_paths: "af_packet", "veth", 2;
+    the_kernel_goes_on_serving_behind_xdp_and_a_tap: "af_xdp", "tap", 0;
+    the_kernel_goes_on_serving_behind_xdp_and_a_veth: "af_xdp", "veth", 1;
 }
 
 #[test]
 fn an_ordinary_user_shares_an_interface_with_the_kernel() {
     let name = "an_ordinary_user_shares_an_interface_with_the_kernel";
     let nobody = rustix::process::geteuid().is_root().then_some(65534);
-    isolated_as(nobody, name, || the_kernel_goes_on_serving("auto", 1));
+    isolated_as(nobody, name, || the_kernel_goes_on_serving("af_packet", "auto", 1));
 }
 
-/// Set in the child of the next test, to the kind of endpoint that it holds.
+/// Set in the child of the next test, to the kinds of port and of endpoint that it holds.
 const HOLDER: &str = "USNET_TEST_HOLDS_ENDPOINT";
 
 #[test]
 fn nothing_is_left_of_a_shared_interface_after_sigkill() {
     let name = "nothing_is_left_of_a_shared_interface_after_sigkill";
-    if let Ok(host) = std::env::var(HOLDER) {
-        let _opened = open(&host);
+    if let Ok(kinds) = std::env::var(HOLDER) {
+        let (port, host) = kinds.split_once(' ').unwrap();
+        let _shared = open(port, host);
         println!("SHARED");
         thread::sleep(Duration::from_secs(60));
         return;
     }
-    let kinds = if tun_is_missing(name) { &["veth"][..] } else { &["veth", "tap"] };
+    let mut kinds = vec!["af_packet veth"];
+    if !tun_is_missing(name) {
+        kinds.push("af_packet tap");
+    }
+    if !xdp_is_missing("af_xdp", name) {
+        kinds.push("af_xdp veth");
+    }
     isolated(name, || {
         let peer = two_hosts();
-        for host in kinds {
+        for host in &kinds {
             let mut command = Command::new("/proc/self/exe");
             command.args(["--exact", name, "--nocapture"]).env(HOLDER, host).stdout(Stdio::piped());
             namespace::die_with_parent(&mut command);

@@ -194,11 +194,11 @@ fn receive_offload() -> Option<bool> {
     Offloads::of("sv0").unwrap().get(Offload::GenericReceive).unwrap()
 }
 
-fn a_removed_link_comes_back(name: &str, host: &str) {
+fn a_removed_link_comes_back(name: &str, interface: &str) {
     let peer = two_hosts();
     let mut net = Netlink::open().unwrap();
     let mac = net.link("sv0").unwrap().mac;
-    let served = Served::start(name, &format!("host = \"{host}\""), Arc::new(Module));
+    let served = Served::start(name, interface, Arc::new(Module));
     let mut session = served.attach();
     assert_eq!(served.interface()["link"], "up");
     converse(&peer, &mut session, b"before");
@@ -239,13 +239,39 @@ fn a_removed_link_comes_back(name: &str, host: &str) {
 #[test]
 fn a_session_outlives_the_removal_of_its_interface() {
     let name = "a_session_outlives_the_removal_of_its_interface";
-    isolated(name, || a_removed_link_comes_back(name, "auto"));
+    isolated(name, || a_removed_link_comes_back(name, "host = \"auto\""));
 }
 
 #[test]
 fn a_session_outlives_the_removal_of_its_interface_with_a_veth_for_the_host() {
     let name = "a_session_outlives_the_removal_of_its_interface_with_a_veth_for_the_host";
-    isolated(name, || a_removed_link_comes_back(name, "veth"));
+    isolated(name, || a_removed_link_comes_back(name, "host = \"veth\""));
+}
+
+/// XDP programs are root's, also in a network namespace of somebody else.
+fn xdp_is_missing(name: &str) -> bool {
+    let is_missing = !rustix::process::geteuid().is_root();
+    if is_missing {
+        isolated::skip(name, "XDP programs can only be loaded as root");
+    }
+    is_missing
+}
+
+#[test]
+fn a_session_outlives_the_removal_of_an_interface_with_xdp_sockets() {
+    let name = "a_session_outlives_the_removal_of_an_interface_with_xdp_sockets";
+    if !xdp_is_missing(name) {
+        isolated(name, || a_removed_link_comes_back(name, "port = \"af_xdp\""));
+    }
+}
+
+#[test]
+fn a_session_outlives_the_removal_of_an_interface_with_xdp_sockets_that_take_all() {
+    let name = "a_session_outlives_the_removal_of_an_interface_with_xdp_sockets_that_take_all";
+    if !xdp_is_missing(name) {
+        let interface = "port = \"af_xdp\"\ntake = \"all\"\nhost = \"veth\"";
+        isolated(name, || a_removed_link_comes_back(name, interface));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::raw::{
     Account, Backend, Cpus, HostEndpoint, RawBehind, RawConfig, RawControl, RawHost, RawInterface,
-    RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing,
+    RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing, Take,
 };
 use super::{
     Behind, Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject,
@@ -253,6 +253,7 @@ fn check_interface(
         name,
         port,
         ring,
+        take,
         host,
         addresses,
         gateways,
@@ -262,7 +263,8 @@ fn check_interface(
         mtu,
     } = raw;
     check_name(format_args!("{key}.name"), name, problems);
-    let has_kernel = matches!(port, Backend::AfPacket | Backend::Netmap);
+    let by_device = matches!(port, Backend::AfPacket | Backend::AfXdp);
+    let has_kernel = port.has_link();
     if *host == RawHost::default() && !has_kernel {
         *host = RawHost::Kernel(HostEndpoint::None);
     }
@@ -273,10 +275,10 @@ fn check_interface(
         }
     };
     let is_device = matches!(host, HostEndpoint::Tap | HostEndpoint::Veth);
-    if *port != Backend::AfPacket && is_device {
+    if !by_device && is_device {
         let value = quoted(if host == HostEndpoint::Tap { "tap" } else { "veth" });
-        let allowed =
-            "must be \"none\" or \"auto\": only port \"af_packet\" reaches the kernel by a device";
+        let allowed = "must be \"none\" or \"auto\": only ports \"af_packet\" and \"af_xdp\" reach the kernel by \
+             a device";
         problems.add(format_args!("{key}.host"), value, allowed);
     }
     let has_socket =
@@ -288,6 +290,10 @@ fn check_interface(
     if *port != Backend::Netmap && !*cut_through {
         let allowed = "is of frames in netmap's memory, so only with port \"netmap\"";
         problems.add(format_args!("{key}.cut_through"), "false", allowed);
+    }
+    if *port != Backend::AfXdp && *take != Take::default() {
+        let allowed = "belongs to XDP sockets, so only with port \"af_xdp\"";
+        problems.add(format_args!("{key}.take"), quoted("all"), allowed);
     }
     let list_key = format!("{key}.addresses");
     let addresses: Vec<Network> = problems.list(&list_key, addresses, NETWORK);
@@ -329,7 +335,7 @@ fn check_interface(
         if own_link {
             problems.range(format_args!("{key}.mtu"), mtu.into(), 576, most);
         } else {
-            let allowed = "is the link's own with ports \"af_packet\" and \"netmap\"; set it there";
+            let allowed = "is the link's own with ports \"af_packet\", \"af_xdp\" and \"netmap\"; set it there";
             problems.add(format_args!("{key}.mtu"), mtu, allowed);
         }
     }
@@ -337,6 +343,7 @@ fn check_interface(
         name: name.clone(),
         port: *port,
         ring: *ring,
+        take: *take,
         host,
         behind,
         cut_through: *cut_through,
@@ -375,7 +382,12 @@ fn check_behind(
     for port in [in_front, port] {
         if !matches!(port, Backend::AfPacket | Backend::Netmap) {
             let value = format_args!("{{ interface = {interface:?}, .. }}");
-            let allowed = "both sides of a bump must have port \"af_packet\" or \"netmap\"";
+            let allowed = if port == Backend::AfXdp {
+                "XDP sockets cannot be a side of a bump, since their program leaves frames to this machine's \
+                 kernel; give both sides port \"af_packet\" or \"netmap\""
+            } else {
+                "both sides of a bump must have port \"af_packet\" or \"netmap\""
+            };
             problems.add(format_args!("{key}.host"), value, allowed);
             break;
         }

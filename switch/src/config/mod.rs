@@ -22,7 +22,7 @@ mod service;
 pub use error::{ConfigError, Problem};
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};
-pub use raw::{Backend, HostEndpoint, RawConfig, Ring, Sharing};
+pub use raw::{Backend, HostEndpoint, RawConfig, Ring, Sharing, Take};
 pub(crate) use service::protocol_name;
 pub use service::{Refused, Services};
 
@@ -103,6 +103,8 @@ pub struct Interface {
     pub port: Backend,
     /// Form of the rings of a packet socket.
     pub ring: Ring,
+    /// Which frames XDP sockets take from the kernel.
+    pub take: Take,
     /// How the kernel's own stack stays connected; not at all if another network is behind.
     pub host: HostEndpoint,
     /// The network that this interface is a bump in front of.

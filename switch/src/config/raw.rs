@@ -90,6 +90,8 @@ pub enum Backend {
     /// A packet socket with a memory-mapped ring, on an interface that exists.
     #[default]
     AfPacket,
+    /// XDP sockets, on an interface that exists.
+    AfXdp,
     /// A TAP device of this name, which the daemon makes; the kernel is at its other end.
     Tap,
     /// Nothing but the clients: a network in memory.
@@ -97,6 +99,13 @@ pub enum Backend {
     /// The rings of the card, and its host rings, on an interface that exists; needs the kernel
     /// module netmap.
     Netmap,
+}
+
+impl Backend {
+    /// Whether the interface is one that the kernel has.
+    pub(crate) const fn has_link(self) -> bool {
+        matches!(self, Self::AfPacket | Self::AfXdp | Self::Netmap)
+    }
 }
 
 /// Form of the rings of a packet socket.
@@ -111,11 +120,22 @@ pub enum Ring {
     V3,
 }
 
+/// Which frames XDP sockets take from the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Take {
+    /// Those that may be a client's.
+    #[default]
+    Claimed,
+    /// All but those that only the kernel handles.
+    All,
+}
+
 /// How the kernel's own stack stays connected to an interface that is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostEndpoint {
-    /// What suits the port: for `af_packet` a TAP device, or a veth pair where `/dev/net/tun` cannot
+    /// What suits the port: for `af_packet` and `af_xdp` a TAP device, or a veth pair where `/dev/net/tun` cannot
     /// be opened; for `netmap` the host rings; otherwise nothing.
     #[default]
     Auto,
@@ -163,6 +183,8 @@ pub(super) struct RawInterface {
     pub(super) port: Backend,
     #[serde(default)]
     pub(super) ring: Ring,
+    #[serde(default)]
+    pub(super) take: Take,
     #[serde(default)]
     pub(super) host: RawHost,
     #[serde(default = "yes", skip_serializing_if = "is_true")]

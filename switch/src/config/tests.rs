@@ -121,6 +121,14 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
         "port = \"wire\"\naddresses = [\"10.0.0.1/24\"]\nhost = { interface = \"eth2\" }",
         &["interface[0].host", "both sides"],
     );
+    for bump in [
+        "port = \"af_xdp\"\ntake = \"all\"\nhost = { interface = \"eth2\" }",
+        "port = \"af_xdp\"\nhost = { interface = \"eth2\", port = \"netmap\" }",
+        "host = { interface = \"eth2\", port = \"af_xdp\" }",
+    ] {
+        key(bump, &["interface[0].host = { interface = \"eth2\"", "XDP", "port \"af_packet\" or"]);
+    }
+    key("take = \"all\"", &["interface[0].take = \"all\"", "only with port \"af_xdp\""]);
     key("[[policy]]\nuid = 1\nany = true", &["policy[0] = { uid, any }", "exactly one"]);
     key("[[policy]]\n", &["policy[0] = {  }", "exactly one"]);
     key("[[policy]]\nany = true\nmode = \"shared\"", &["policy[0].group", "is needed"]);

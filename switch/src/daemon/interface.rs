@@ -1,4 +1,5 @@
-//! Opens an interface as the configuration says, and keeps what must be undone.
+//! Opens an interface as the configuration says, and keeps what must be undone. `netmap.rs` and `xdp.rs` open
+//! theirs.
 //!
 //! ```text
 //!   af_packet   eth0 --> packet socket --> switch --> host endpoint --> kernel
@@ -16,6 +17,7 @@
 
 use super::bump;
 use super::netmap::Cards;
+use super::xdp;
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
 use crate::net::guard::{Guard, Pass};
@@ -315,6 +317,7 @@ pub fn open(
     }
     match interface.port {
         Backend::AfPacket => open_af_packet(interface, workers),
+        Backend::AfXdp => xdp::open(interface, workers, cards.slots()),
         Backend::Tap => open_tap(interface, workers),
         Backend::Wire => open_wire(interface, wires),
         Backend::Netmap => {
@@ -420,7 +423,7 @@ pub(super) fn can_return(
     if let Some(behind) = &interface.behind {
         return bump::can_return(interface, behind, cards);
     }
-    if !matches!(interface.port, Backend::AfPacket | Backend::Netmap) {
+    if !interface.port.has_link() {
         return Ok(());
     }
     let (_, _, _, addresses) = shared_link(interface)?;
@@ -433,7 +436,9 @@ pub(super) fn can_return(
 
 /// An interface that the kernel has and that can be shared: how it is now, its MTU, and the addresses
 /// that host and clients share.
-fn shared_link(interface: &Interface) -> Result<(Netlink, Link, u16, Vec<Network>), OpenError> {
+pub(super) fn shared_link(
+    interface: &Interface,
+) -> Result<(Netlink, Link, u16, Vec<Network>), OpenError> {
     let mut netlink = Netlink::open().map_err(net_error(&interface.name))?;
     let (link, mtu) = usable_link(&mut netlink, &interface.name)?;
     let addresses = if interface.addresses.is_empty() {
@@ -504,7 +509,7 @@ fn link_addresses(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Ne
 }
 
 /// The kernel's way in: a TAP device, or where there is none a veth pair.
-fn open_host(
+pub(super) fn open_host(
     kept: &mut Kept,
     netlink: &mut Netlink,
     interface: &Interface,

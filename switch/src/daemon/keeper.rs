@@ -17,7 +17,7 @@ use super::netmap::Cards;
 use super::workers::AllPorts;
 use super::{Restore, gateway};
 use crate::classify::Mac;
-use crate::config::{Backend, Interface, Network};
+use crate::config::{Interface, Network};
 use crate::net::Netlink;
 use crate::session::InterfaceId;
 use core::error::Error;
@@ -138,7 +138,7 @@ struct Place {
 impl Place {
     fn new(kept: Kept) -> Self {
         let now = Instant::now();
-        let has_link = matches!(kept.configured.port, Backend::AfPacket | Backend::Netmap);
+        let has_link = kept.configured.port.has_link();
         Self {
             stage: Stage::Open { since: now, watch: has_link.then_some(false) },
             due: has_link.then_some(now),
@@ -246,7 +246,7 @@ fn bring_back(place: &mut Place, cards: &Cards, ports: &AllPorts, notices: &Even
     tracing::info!(interface = configured.name, gone_ms, "open again");
     let gateways = gateway::of(configured);
     notices.send(Notice::Reopened { interface: *id, mac, mtu, gateways });
-    let has_link = matches!(configured.port, Backend::AfPacket | Backend::Netmap);
+    let has_link = configured.port.has_link();
     place.stage = Stage::Open { since: now, watch: has_link.then_some(false) };
     place.due = has_link.then_some(now);
 }

@@ -16,6 +16,7 @@ pub mod netmap;
 mod signal;
 mod worker;
 mod workers;
+mod xdp;
 
 pub use event::{EventSink, EventSource, event_channel};
 pub use keeper::{KeeperLink, Notice};

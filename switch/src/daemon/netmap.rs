@@ -22,22 +22,36 @@ use crate::port::netmap::{
 };
 use std::io;
 use std::sync::Arc;
+use usnet_shmring::arena::Segment;
 use usnet_shmring::pool::Pool;
 
-/// What ports over netmap share.
+/// What ports that use the daemon's memory share.
 #[derive(Debug)]
 pub struct Cards {
     kernel: Arc<dyn Kernel>,
     bank: Option<Arc<Bank>>,
     /// Why there is none.
     why_none: &'static str,
+    /// The ports' segment of the daemon's memory.
+    slots: Option<Arc<Segment>>,
 }
 
 impl Cards {
     /// For interfaces that are not over netmap.
     #[must_use]
     pub fn none() -> Self {
-        Self { kernel: Arc::new(Module), bank: None, why_none: "" }
+        Self { kernel: Arc::new(Module), bank: None, why_none: "", slots: None }
+    }
+
+    /// The same, for ports that receive into the slots of this segment.
+    #[must_use]
+    pub fn over(slots: Arc<Segment>) -> Self {
+        Self { slots: Some(slots), ..Self::none() }
+    }
+
+    /// The segment of the ports' slots.
+    pub(super) fn slots(&self) -> Option<&Arc<Segment>> {
+        self.slots.as_ref()
     }
 
     /// Makes the daemon's memory, and gives it to netmap if there are interfaces over it. Where the
@@ -58,7 +72,8 @@ impl Cards {
         if cards.is_empty() {
             let (memory, pools) = Memory::new(&config.memory, workers)?;
             let why_none = "no interface could use the daemon's memory when it began";
-            return Ok((memory, pools, Self { kernel, bank: None, why_none }));
+            let slots = Some(Arc::clone(memory.port()));
+            return Ok((memory, pools, Self { kernel, bank: None, why_none, slots }));
         }
         let ((memory, mut pools), objects) = Memory::with_objects(&config.memory, workers)?;
         let bank = ring_buffers(kernel.as_ref(), &cards, workers).and_then(|buffers| {
@@ -77,7 +92,8 @@ impl Cards {
                 None
             }
         };
-        Ok((memory, pools, Self { kernel, bank, why_none }))
+        let slots = Some(Arc::clone(memory.port()));
+        Ok((memory, pools, Self { kernel, bank, why_none, slots }))
     }
 
     /// Opens one port.

@@ -28,10 +28,12 @@ pub enum Offload {
     GenericReceive,
     /// Join received TCP segments in hardware.
     LargeReceive,
+    /// Take the VLAN tags out of received frames.
+    ReceiveVlan,
 }
 
 impl Offload {
-    /// All of them. Checksums come last: the kernel switches segmentation off with them.
+    /// All but those of VLANs. Checksums come last: the kernel switches segmentation off with them.
     pub const ALL: [Self; 7] = [
         Self::GenericReceive,
         Self::LargeReceive,
@@ -52,6 +54,7 @@ impl Offload {
             Self::GenericSegmentation => (0x23, 0x24, None),
             Self::LargeReceive => (0x25, 0x26, Some(1 << 15)),
             Self::GenericReceive => (0x2b, 0x2c, None),
+            Self::ReceiveVlan => (0x25, 0x26, Some(1 << 8)),
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod tap;
 pub mod wire;
 
 use crate::classify::Mac;
+use crate::steer::ClaimedPorts;
 use crate::time::Time;
 use core::fmt::Debug;
 use core::ops::AddAssign;
@@ -28,6 +29,7 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use usnet_shmring::pool::{Frame, Pool};
 
 /// Frames that move together.
@@ -225,6 +227,17 @@ pub trait Port: Debug + Send {
 
     /// Its counters.
     fn counters(&self) -> PortCounters;
+
+    /// How it came to be served where there are several ways, for people.
+    fn mode(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Bits that it wants kept of the ports that may be a client's, if it leaves other frames to the
+    /// kernel.
+    fn claimed_ports(&self) -> Option<Arc<dyn ClaimedPorts>> {
+        None
+    }
 
     /// A descriptor that is readable when frames can be received, to sleep on.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

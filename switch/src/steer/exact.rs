@@ -84,6 +84,11 @@ impl ExactTable {
         self.len
     }
 
+    /// All of them.
+    pub(super) fn flows(&self) -> impl Iterator<Item = &Flow> + '_ {
+        self.buckets.iter().flatten().flatten().map(|entry| &entry.flow)
+    }
+
     /// Whether there are none; then a lookup costs one comparison.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -13,11 +13,13 @@
 //! [generation]: Table::generation
 
 pub mod book;
+mod claimed;
 mod exact;
 mod fragment;
 mod ports;
 mod shared;
 
+pub use claimed::{CLAIMED_BYTES, CLAIMED_PROTOCOLS, ClaimedPorts, PROTOCOL_BYTES};
 pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, IDLE, Refusal};
 pub use fragment::{DatagramKey, FragmentTable};
@@ -26,6 +28,7 @@ use crate::classify::{Address, Flow, Fragment, IpPacket, Protocol};
 use crate::time::Time;
 use crate::verdict::Receiver;
 use book::{Book, WorkerId};
+use claimed::Claims;
 use ports::PortMap;
 use shared::Shared;
 use std::sync::Arc;
@@ -89,6 +92,8 @@ pub struct Table {
     exact: ExactTable,
     fragments: FragmentTable<Option<Receiver>>,
     default: Option<Receiver>,
+    /// What is told of every claim and every learned flow.
+    claims: Option<Claims>,
     /// Grows with every change of a rule, from 1.
     changes: u64,
     /// What the other workers of the interface learn, if there are any.
@@ -115,6 +120,7 @@ impl Table {
             exact: ExactTable::new(EXACT_FLOWS, seed),
             fragments: FragmentTable::new(seed ^ 0x9e37_79b9_7f4a_7c15),
             default,
+            claims: None,
             changes: 1,
             shared: None,
         }
@@ -147,6 +153,34 @@ impl Table {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.changes + self.exact.changes() + self.shared.as_ref().map_or(0, Shared::generation)
+    }
+
+    /// Keeps bits of all ports that may be a client's.
+    pub fn set_claimed(&mut self, ports: Arc<dyn ClaimedPorts>) {
+        self.claims = Some(Claims(ports));
+        self.tell_all();
+    }
+
+    /// Sets exactly the bits of what is in the table.
+    fn tell_all(&self) {
+        let Some(claims) = &self.claims else { return };
+        let listeners = self.locals.iter().flat_map(|local| {
+            let maps = local.ports.iter().enumerate();
+            maps.filter_map(|(index, map)| Some((index, map.as_ref()?)))
+                .flat_map(|(index, map)| map.used().map(move |port| (index, port)))
+        });
+        let flows = self.exact.flows().map(|f| (map_index(f.protocol), f.destination_port));
+        claims.replace(listeners.chain(flows.filter(|(index, _)| *index < MAPPED.len())));
+    }
+
+    /// Sets the bit of a flow's port. Flows of protocols without ports have none.
+    fn tell(&self, flow: &Flow) {
+        let index = map_index(flow.protocol);
+        if let Some(claims) = &self.claims
+            && index < MAPPED.len()
+        {
+            claims.add(index, core::iter::once(flow.destination_port));
+        }
     }
 
     /// Serves an address; what no listener claims goes to `default`.
@@ -229,8 +263,12 @@ impl Table {
         let Some(local) = self.find(address).ok().and_then(|i| self.locals.get_mut(i)) else {
             return false;
         };
-        let Some(map) = local.ports.get_mut(map_index(protocol)) else { return false };
+        let index = map_index(protocol);
+        let Some(map) = local.ports.get_mut(index) else { return false };
         map.get_or_insert_with(PortMap::new).set(first, count, to);
+        if let Some(claims) = self.claims.as_ref().filter(|_| to.is_some()) {
+            claims.add(index, (first..=u16::MAX).take(count.into()));
+        }
         true
     }
 
@@ -251,6 +289,7 @@ impl Table {
     /// # Errors
     /// [`Refusal`]
     pub fn add_exact(&mut self, flow: Flow, to: Receiver, now: Time) -> Result<(), Refusal> {
+        self.tell(&flow);
         self.exact.insert(flow, to, false, now).map(drop)
     }
 
@@ -265,6 +304,7 @@ impl Table {
         to: Receiver,
         now: Time,
     ) -> Result<Option<Receiver>, Refusal> {
+        self.tell(&flow);
         if let Some(shared) = &self.shared {
             shared.enter(&flow, to)?;
         }
@@ -413,5 +453,6 @@ impl Table {
             local.owner = local.owner.filter(|owner| *owner != receiver);
         }
         self.locals.retain(|local| local.owner.is_some() || local.shared.is_some());
+        self.tell_all();
     }
 }

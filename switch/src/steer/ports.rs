@@ -26,6 +26,14 @@ impl PortMap {
         }
     }
 
+    /// Every port that somebody has.
+    pub(super) fn used(&self) -> impl Iterator<Item = u16> + '_ {
+        (0..=u16::MAX)
+            .zip(self.ports.iter())
+            .filter(|(_, to)| **to != ReceiverCode::NONE)
+            .map(|p| p.0)
+    }
+
     /// Removes every entry of `receiver`.
     pub(super) fn forget(&mut self, receiver: Receiver) {
         let gone = ReceiverCode::of(Some(receiver));

@@ -16,10 +16,12 @@ use crate::interface::{Outlet, Recent};
 use crate::port::netmap::Netmap;
 use crate::port::{Burst, Exchange, Port, PortCounters, PortInfo};
 use crate::session::InterfaceId;
+use crate::steer::ClaimedPorts;
 use crate::time::Time;
 use crate::verdict::DropReason;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use usnet_shmring::pool::Pool;
 
 impl Switch {
@@ -64,7 +66,11 @@ impl Switch {
         let place = interfaces.get_mut(number).ok_or(SwitchError::NoInterface(interface))?;
         // Addresses, and what lies behind, are configured and so the same.
         let InterfaceSpec { mac, mtu, wire, host, kernel_hears, cut_through, .. } = spec;
+        let claimed = wire.claimed_ports();
         install(&mut place.wire, wire, deliver);
+        if let Some(ports) = claimed {
+            place.table.set_claimed(ports);
+        }
         match (&mut place.host, host) {
             (Some(outlet), Some(port)) => install(outlet, port, deliver),
             // Its rules were made without a host.
@@ -125,6 +131,14 @@ impl Port for Successor {
         let mut all = self.before;
         all += self.port.counters();
         all
+    }
+
+    fn mode(&self) -> Option<&'static str> {
+        self.port.mode()
+    }
+
+    fn claimed_ports(&self) -> Option<Arc<dyn ClaimedPorts>> {
+        self.port.claimed_ports()
     }
 
     fn netmap(&mut self) -> Option<&mut Netmap> {

@@ -50,7 +50,10 @@ fn port(port: &Value) -> String {
     match (&port["name"], port["gone"].as_bool()) {
         (Value::Null, _) => "-".into(),
         (name, Some(true)) => format!("{} (failed)", cell(name)),
-        (name, _) => format!("{} ({})", cell(name), cell(&port["backend"])),
+        (name, _) => match port["mode"].as_str() {
+            Some(mode) => format!("{} ({}, {mode})", cell(name), cell(&port["backend"])),
+            None => format!("{} ({})", cell(name), cell(&port["backend"])),
+        },
     }
 }
 

@@ -117,7 +117,7 @@ pub(super) fn report(server: &Server, index: usize) -> Option<SupplyReport<'_>> 
 
 /// The kernel is asked when somebody asks us: nothing has to be kept true meanwhile.
 fn link_state(port: Backend, name: &str) -> Option<&'static str> {
-    if !matches!(port, Backend::AfPacket | Backend::Netmap) {
+    if !port.has_link() {
         return None;
     }
     let link = Netlink::open().and_then(|mut netlink| netlink.link(name)).ok()?;

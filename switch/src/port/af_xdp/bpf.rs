@@ -9,9 +9,11 @@
 //! - Nothing is pinned: all ends with the descriptors, also when the process is killed.
 
 use super::asm::Code;
-use super::sys::{self, MapKind, NAME_LENGTH, RawMap};
+use super::sys::{self, MapKind, MapMemory, NAME_LENGTH, RawMap};
+use crate::steer::{CLAIMED_BYTES, ClaimedPorts};
 use bytemuck::Pod;
 use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU8, Ordering};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use thiserror::Error;
@@ -69,7 +71,7 @@ pub(super) struct Map<K, V> {
     of: PhantomData<fn(K) -> V>,
 }
 
-impl<K: Pod, V: Pod> Map<K, V> {
+impl<K, V> Map<K, V> {
     fn create(kind: MapKind, name: &str, entries: u32) -> Result<Self, XdpError> {
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let (key, value) = (size(size_of::<K>()), size(size_of::<V>()));
@@ -78,16 +80,18 @@ impl<K: Pod, V: Pod> Map<K, V> {
         Ok(Self { raw, of: PhantomData })
     }
 
+    /// The number by which instructions name the map.
+    pub(super) fn number(&self) -> i32 {
+        self.raw.as_fd().as_raw_fd()
+    }
+}
+
+impl<K: Pod, V: Pod> Map<K, V> {
     /// Puts an entry in, in place of one with the same key.
     pub(super) fn insert(&self, key: &K, value: &V) -> Result<(), XdpError> {
         self.raw
             .update(bytemuck::bytes_of(key), bytemuck::bytes_of(value))
             .map_err(refused("change a BPF map"))
-    }
-
-    /// The number by which instructions name the map.
-    pub(super) fn number(&self) -> i32 {
-        self.raw.as_fd().as_raw_fd()
     }
 }
 
@@ -103,6 +107,37 @@ impl SocketMap {
     /// Makes a queue's frames go to a socket that is bound to that queue.
     pub(super) fn set(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
         self.insert(&queue, &socket.as_raw_fd())
+    }
+}
+
+/// A bit for each port that may be a client's: an array of one value, which the table writes and the
+/// program reads, without a system call in between.
+#[derive(Debug)]
+pub(super) struct ClaimMap {
+    map: Map<u32, [u8; CLAIMED_BYTES]>,
+    memory: MapMemory,
+}
+
+impl ClaimMap {
+    pub(super) fn new() -> Result<Self, XdpError> {
+        let map = Map::create(MapKind::Array, "usnet_claimed", 1)?;
+        let memory = MapMemory::of(&map.raw).map_err(refused("map a BPF map"))?;
+        // Until the table has spoken any port may be a client's.
+        for byte in memory.bytes() {
+            byte.store(u8::MAX, Ordering::SeqCst);
+        }
+        Ok(Self { map, memory })
+    }
+
+    /// The number by which instructions name the map.
+    pub(super) fn number(&self) -> i32 {
+        self.map.number()
+    }
+}
+
+impl ClaimedPorts for ClaimMap {
+    fn bytes(&self) -> &[AtomicU8] {
+        self.memory.bytes()
     }
 }
 
@@ -164,7 +199,7 @@ fn last_words(log: &[u8]) -> Option<String> {
 
 /// Where on a frame's way a program is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
+pub(super) enum Hook {
     /// In the driver, before the kernel has made anything of the frame.
     Driver,
     /// In the kernel's receive path; any interface has it.

@@ -9,7 +9,7 @@
 //!   asm      instructions of BPF          program  which frames the switch gets
 //!   bpf      maps, programs, links        sys      bpf(2), and rings in shared memory
 //!   umem     slots that the kernel has    rings    one ring; queue: a socket and its four
-//!   port     receive and transmit
+//!   receive  rx ring to pool              port     all of an interface
 //! ```
 //!
 //! - The kernel gets slots of the port segment only, and the private list of what it has is what counts.
@@ -23,12 +23,12 @@ mod bpf;
 mod port;
 mod program;
 mod queue;
+mod receive;
 mod rings;
 mod sys;
 mod umem;
 
-pub use bpf::Hook;
-pub use port::{AfXdp, AfXdpSpec, Mode};
+pub use port::{AfXdp, AfXdpSpec};
 
 #[cfg(test)]
 mod tests;

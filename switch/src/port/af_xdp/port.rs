@@ -8,25 +8,26 @@
 //! - No frame is copied here, but for one to be sent that lies outside of the UMEM. In copy mode the
 //!   kernel copies, between its own buffer and the slot.
 //! - A received frame is handed on only if a free slot takes its place, so the number of slots that the
-//!   kernel has to receive into never changes.
+//!   kernel has to receive into never shrinks.
 //! - All is sent by the first queue, so that no frame overtakes another.
 //! - What the program lets pass comes by a packet socket beside the queues, since the kernel and the
 //!   switch both need it (ARP, neighbour discovery).
 
-use super::bpf::{Hook, Link, Program, SocketMap, XdpError};
-use super::program::{XDP_PASS, take};
+use super::bpf::{ClaimMap, Hook, Link, Program, SocketMap, XdpError};
+use super::program::{Shares, XDP_PASS, take};
 use super::queue::{Binding, Kick, Queue, wait_for_release};
+use super::receive::receive_from;
 use super::rings::inconsistent;
 use super::umem::{HEADROOM, Purpose, Umem};
 use crate::classify::Mac;
 use crate::net::guard::Pass;
-use crate::port::checksum::complete_if_partial;
 use crate::port::{Burst, Port, PortCounters, PortInfo};
+use crate::steer::ClaimedPorts;
 use crate::time::Time;
-use core::fmt::{self, Display, Formatter};
 use core::time::Duration;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use usnet_shmring::arena::Segment;
@@ -49,6 +50,9 @@ pub struct AfXdpSpec {
     pub frames: u32,
     /// What the kernel goes on to hear by itself.
     pub passing: Vec<Pass>,
+    /// Addresses whose frames the kernel gets directly unless a client has claimed the port; none: the
+    /// switch gets all but `passing`.
+    pub shared: Vec<IpAddr>,
     /// Whether the medium hands over frames whose checksums a card was meant to finish, as a veth does.
     pub unfinished: bool,
     /// Meet frames in the kernel's receive path even if the driver could.
@@ -59,20 +63,19 @@ pub struct AfXdpSpec {
 
 /// How frames reach the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mode {
-    /// Where the program is met.
-    pub hook: Hook,
+struct Mode {
+    hook: Hook,
     /// Whether the driver uses the slots itself.
-    pub zero_copy: bool,
+    zero_copy: bool,
 }
 
-impl Display for Mode {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(match (self.hook, self.zero_copy) {
+impl Mode {
+    const fn text(self) -> &'static str {
+        match (self.hook, self.zero_copy) {
             (Hook::Driver, true) => "driver, zero-copy",
             (Hook::Driver, false) => "driver, copy",
             (Hook::Generic, _) => "generic, copy",
-        })
+        }
     }
 }
 
@@ -99,18 +102,20 @@ pub struct AfXdp {
     waiting: Option<(Time, Kick)>,
     last_error_check: Time,
     counters: PortCounters,
+    /// Which ports the program leaves to the switch.
+    claimed: Option<Arc<ClaimMap>>,
     /// Taken off the interface first.
     link: Option<Link>,
 }
 
 impl AfXdp {
     /// Binds sockets to all queues of an interface and puts the program in front of them; `segment` is
-    /// the pool's port segment. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`, the last in the first
+    /// the pool's port segment. The kernel gets slots when the port is first asked for frames. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`, the last in the first
     /// user namespace.
     ///
     /// # Errors
     /// What the kernel refused, and the way out where one is known.
-    pub fn open(spec: &AfXdpSpec, segment: &Arc<Segment>, pool: &mut Pool) -> io::Result<Self> {
+    pub fn open(spec: &AfXdpSpec, segment: &Arc<Segment>) -> io::Result<Self> {
         let umem = Umem::new(Arc::clone(segment));
         let longest = u32::from(spec.mtu) + 14 + 8;
         if longest > umem.longest_frame() {
@@ -134,25 +139,19 @@ impl AfXdp {
             waiting: None,
             last_error_check: Time(0),
             counters: PortCounters::default(),
+            claimed: None,
             link: None,
         };
-        match port.start(spec, pool) {
-            Ok(()) => Ok(port),
-            Err(error) => {
-                port.close(pool);
-                Err(error)
-            }
-        }
+        port.start(spec)?;
+        Ok(port)
     }
 
-    fn start(&mut self, spec: &AfXdpSpec, pool: &mut Pool) -> io::Result<()> {
+    fn start(&mut self, spec: &AfXdpSpec) -> io::Result<()> {
         let frames = spec.frames.clamp(64, 1 << 14).next_power_of_two();
         for queue in 0..spec.queues.max(1) {
             let copy = spec.copy || spec.generic;
             let binding = Binding { interface: spec.index, queue, copy, frames };
-            let mut queue = Queue::open(&self.umem, binding, self.queues.first())?;
-            queue.fill_up(&mut self.umem, pool)?;
-            queue.wake_receive();
+            let queue = Queue::open(&self.umem, binding, self.queues.first())?;
             self.queues.push(queue);
         }
         if let Some(first) = self.queues.first() {
@@ -163,7 +162,18 @@ impl AfXdp {
         for queue in &self.queues {
             sockets.set(queue.number(), queue.as_fd())?;
         }
-        let code = take(sockets.number(), &spec.passing, XDP_PASS).map_err(io::Error::other)?;
+        let shares = match spec.shared.len() {
+            0 => None,
+            _ => {
+                let claimed = ClaimMap::new()?;
+                let (mac, addresses) = (spec.mac, spec.shared.clone());
+                let shares = Shares { mac, addresses, claimed: claimed.number() };
+                self.claimed = Some(Arc::new(claimed));
+                Some(shares)
+            }
+        };
+        let code = take(sockets.number(), &spec.passing, shares.as_ref(), XDP_PASS)
+            .map_err(io::Error::other)?;
         // The program keeps the map.
         let program = Program::load("usnet_take", &code)?;
         tracing::debug!(interface = spec.name, instructions = code.len(), "XDP program loaded");
@@ -193,12 +203,6 @@ impl AfXdp {
         }
         self.epoll = Some(epoll);
         Ok(())
-    }
-
-    /// How frames reach the slots.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.mode
     }
 
     /// Has the first queue's frames sent.
@@ -245,88 +249,6 @@ fn attach(program: &Program, spec: &AfXdpSpec) -> Result<(Hook, Link), XdpError>
         }
     }
     Ok((Hook::Generic, program.attach(spec.index, Hook::Generic)?))
-}
-
-/// Takes what lies in one queue's rx ring.
-fn receive_from(
-    queue: &mut Queue,
-    umem: &mut Umem,
-    counters: &mut PortCounters,
-    pool: &mut Pool,
-    into: &mut Burst,
-    unfinished: bool,
-) -> io::Result<usize> {
-    let mut count = 0;
-    let there = (queue.rx.available()? as usize).min(into.room());
-    if there == 0 {
-        return Ok(0);
-    }
-    queue.fill.refresh()?;
-    for _ in 0..there {
-        let Some(seen) = queue.rx.pop_frame() else { break };
-        let (frame, offset) = umem.take(seen.address, Purpose::Receive(queue.number()))?;
-        let (kept, free) = exchange(frame, offset, (seen.length, seen.options), counters, pool)?;
-        give_to_fill(queue, umem, pool, free)?;
-        let Some(mut frame) = kept else { continue };
-        if unfinished {
-            complete_if_partial(pool.bytes_mut(&mut frame));
-        }
-        counters.received += 1;
-        counters.received_bytes += frame.len() as u64;
-        match into.push(frame) {
-            Ok(()) => count += 1,
-            Err(frame) => pool.free(frame),
-        }
-    }
-    queue.rx.release();
-    queue.fill.publish();
-    queue.wake_receive();
-    Ok(count)
-}
-
-/// The frame to hand on, and the slot to receive into in its place: its own where it is not handed on.
-#[inline]
-fn exchange(
-    mut frame: Frame,
-    offset: u16,
-    (length, options): (u32, u32),
-    counters: &mut PortCounters,
-    pool: &mut Pool,
-) -> io::Result<(Option<Frame>, Frame)> {
-    let fits = u16::try_from(length).is_ok_and(|len| pool.set_window(&mut frame, offset, len));
-    if !fits {
-        pool.free(frame);
-        return Err(inconsistent("a frame that does not lie in its slot"));
-    }
-    // No frame of several pieces was asked for.
-    if options != 0 || length < u32::from(MIN_FRAME) {
-        counters.receive_errors += 1;
-        return Ok((None, frame));
-    }
-    match pool.alloc() {
-        Some(spare) => Ok((Some(frame), spare)),
-        None => {
-            counters.no_slot += 1;
-            Ok((None, frame))
-        }
-    }
-}
-
-#[inline]
-fn give_to_fill(
-    queue: &mut Queue,
-    umem: &mut Umem,
-    pool: &mut Pool,
-    free: Frame,
-) -> io::Result<()> {
-    match umem.give(free, Purpose::Receive(queue.number())) {
-        Ok(address) if queue.fill.push_address(address) => Ok(()),
-        Ok(_) => Err(inconsistent("no room for the slots that it gave back")),
-        Err(frame) => {
-            pool.free(frame);
-            Err(inconsistent("a slot that it should not have"))
-        }
-    }
 }
 
 impl Port for AfXdp {
@@ -428,6 +350,14 @@ impl Port for AfXdp {
             counters.no_slot += beside.no_slot;
         }
         counters
+    }
+
+    fn mode(&self) -> Option<&'static str> {
+        Some(self.mode.text())
+    }
+
+    fn claimed_ports(&self) -> Option<Arc<dyn ClaimedPorts>> {
+        Some(Arc::clone(self.claimed.as_ref()?) as Arc<dyn ClaimedPorts>)
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -1,16 +1,24 @@
 //! The XDP programs: which frames the switch gets, and which the kernel's stack.
 //!
 //! ```text
-//!   frame --+-- of a kind that the kernel hears by itself --> XDP_PASS
+//!   frame --+-- of a kind that the kernel hears by itself --------------> XDP_PASS
+//!           +-- plain, to an address of the kernel's and a port that
+//!           |   no client can have, or a ping -------------------------> XDP_PASS
 //!           +-- any other --> socket of this receive queue, XDP_PASS where there is none
 //! ```
 //!
+//! - The second way is there if bits of claimed ports are. It is for frames that cannot be a client's by
+//!   any reading: whole, untagged, without options. All in doubt is the switch's to decide, which hands on
+//!   what is the kernel's.
 //! - What passes is exactly what [`Pass::covers`] says, bounds of the packet included; a test runs both
 //!   on every frame of the corpus.
 //! - A packet is read only behind a comparison with its end, which the kernel's verifier demands.
 
 use super::asm::{AsmError, Assembler, Code, Helper, If, Label, Op, Reg, Size};
+use crate::classify::{Mac, Protocol};
 use crate::net::guard::Pass;
+use crate::steer::{CLAIMED_PROTOCOLS, PROTOCOL_BYTES};
+use std::net::IpAddr;
 
 /// `enum xdp_action`.
 pub(super) const XDP_PASS: i32 = 2;
@@ -41,14 +49,34 @@ const END: Reg = Reg::R3;
 const SCRATCH: Reg = Reg::R4;
 const ETHERTYPE: Reg = Reg::R5;
 
+/// What tells the kernel's frames from those of clients.
+#[derive(Clone, Debug)]
+pub(super) struct Shares {
+    /// The interface's link address.
+    pub(super) mac: Mac,
+    /// Addresses of the kernel, whose ports clients may claim.
+    pub(super) addresses: Vec<IpAddr>,
+    /// The array of bits of claimed ports.
+    pub(super) claimed: i32,
+}
+
 /// A program that redirects all frames but those of the kinds `passing` to the socket that the XSKMAP
 /// `sockets` has for their queue. `otherwise` is what becomes of a frame whose queue has none.
-pub(super) fn take(sockets: i32, passing: &[Pass], otherwise: i32) -> Result<Code, AsmError> {
+pub(super) fn take(
+    sockets: i32,
+    passing: &[Pass],
+    shares: Option<&Shares>,
+    otherwise: i32,
+) -> Result<Code, AsmError> {
     let mut a = Assembler::new();
-    let (redirect, pass) = (a.label(), a.label());
+    let (redirect, pass, shared) = (a.label(), a.label(), a.label());
     a.set(CONTEXT, Reg::R1);
     if !passing.is_empty() {
-        sort(&mut a, passing, redirect, pass);
+        sort(&mut a, passing, shared, pass);
+    }
+    a.bind(shared);
+    if let Some(shares) = shares {
+        share(&mut a, shares, redirect, pass);
     }
     a.bind(redirect);
     a.load(Size::Word, Reg::R2, CONTEXT, context::RX_QUEUE_INDEX);
@@ -57,7 +85,7 @@ pub(super) fn take(sockets: i32, passing: &[Pass], otherwise: i32) -> Result<Cod
     a.call(Helper::RedirectMap);
     a.exit();
     a.bind(pass);
-    if !passing.is_empty() {
+    if !passing.is_empty() || shares.is_some() {
         a.set(Reg::R0, XDP_PASS);
         a.exit();
     }
@@ -145,4 +173,123 @@ fn sort(a: &mut Assembler, passing: &[Pass], other: Label, pass: Label) {
         a.jump(pass);
     }
     // What is left falls through to `other`, which the caller binds next.
+}
+
+/// ICMP, and the types of an echo request of both versions.
+const ICMP: i32 = 1;
+const ECHO_REQUEST: (i32, i32) = (8, 128);
+/// The first byte of an IPv4 header without options.
+const PLAIN_IPV4: i32 = 0x45;
+/// Everything of an IPv4 header's fragment word but "do not fragment".
+const FRAGMENT_WORD: i32 = 0xbfff;
+
+/// Jumps to `pass` with what cannot be a client's, to `take` with all else.
+fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
+    const PROTOCOL: Reg = ETHERTYPE;
+    const PORT: Reg = SCRATCH;
+    let (ipv6, transport) = (a.label(), a.label());
+    a.load(Size::Word, HERE, CONTEXT, context::DATA);
+    a.load(Size::Word, END, CONTEXT, context::DATA_END);
+    need(a, 14 + 24, take);
+    halves(a, 0, &shares.mac.0, take);
+    a.load(Size::Half, ETHERTYPE, HERE, 12);
+    a.from_big_endian16(ETHERTYPE);
+    a.alu(Op::Add, HERE, 14);
+    let octets = |address: &IpAddr| match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    let (v4, v6): (Vec<_>, Vec<_>) = shares.addresses.iter().partition(|a| a.is_ipv4());
+    // The verifier refuses instructions that nothing leads to.
+    if !v6.is_empty() {
+        a.jump_if(ETHERTYPE, If::Equal, ETHERTYPE_IPV6, ipv6);
+    }
+    if v4.is_empty() {
+        a.jump(take);
+    } else {
+        a.jump_if(ETHERTYPE, If::NotEqual, ETHERTYPE_IPV4, take);
+        a.load(Size::Byte, SCRATCH, HERE, 0);
+        a.jump_if(SCRATCH, If::NotEqual, PLAIN_IPV4, take);
+        a.load(Size::Half, SCRATCH, HERE, 6);
+        a.from_big_endian16(SCRATCH);
+        a.alu(Op::And, SCRATCH, FRAGMENT_WORD);
+        a.jump_if(SCRATCH, If::NotEqual, 0, take);
+        any_of(a, 16, v4.into_iter().map(octets), take);
+        a.load(Size::Byte, PROTOCOL, HERE, 9);
+        a.alu(Op::Add, HERE, 20);
+        echo(a, PROTOCOL, (ICMP, ECHO_REQUEST.0), take, pass);
+        a.jump(transport);
+    }
+    a.bind(ipv6);
+    if !v6.is_empty() {
+        need(a, 44, take);
+        any_of(a, 24, v6.into_iter().map(octets), take);
+        a.load(Size::Byte, PROTOCOL, HERE, 6);
+        a.alu(Op::Add, HERE, 40);
+        echo(a, PROTOCOL, (ICMPV6, ECHO_REQUEST.1), take, pass);
+    }
+
+    a.bind(transport);
+    let test = a.label();
+    need(a, 4, take);
+    let labels: Vec<(Protocol, Label)> =
+        CLAIMED_PROTOCOLS.iter().map(|protocol| (*protocol, a.label())).collect();
+    for (protocol, label) in &labels {
+        a.jump_if(PROTOCOL, If::Equal, i32::from(protocol.0), *label);
+    }
+    a.jump(take);
+    for (index, (_, label)) in (0..).zip(labels) {
+        a.bind(label);
+        a.load_map_value(Reg::R1, shares.claimed, index * PROTOCOL_STEP);
+        a.jump(test);
+    }
+    a.bind(test);
+    a.load(Size::Half, PORT, HERE, 2);
+    a.from_big_endian16(PORT);
+    a.set(Reg::R0, PORT);
+    a.alu(Op::ShiftRight, Reg::R0, 3);
+    a.alu(Op::Add, Reg::R1, Reg::R0);
+    a.load(Size::Byte, Reg::R0, Reg::R1, 0);
+    a.alu(Op::And, PORT, 7);
+    a.alu(Op::ShiftRight, Reg::R0, PORT);
+    a.alu(Op::And, Reg::R0, 1);
+    a.jump_if(Reg::R0, If::Equal, 0, pass);
+    // What is left falls through to `take`, which the caller binds next.
+}
+
+/// The bits of one protocol, as a distance for an instruction.
+const PROTOCOL_STEP: i32 = 8192;
+const _: () = assert!(PROTOCOL_STEP.cast_unsigned() as usize == PROTOCOL_BYTES);
+
+/// Jumps to `other` unless the bytes at `at` are these, an even number. By halves: an immediate of 32
+/// bits would be extended with its sign.
+fn halves(a: &mut Assembler, at: i16, bytes: &[u8], other: Label) {
+    for (at, half) in (at..).step_by(2).zip(bytes.as_chunks::<2>().0) {
+        a.load(Size::Half, SCRATCH, HERE, at);
+        a.from_big_endian16(SCRATCH);
+        a.jump_if(SCRATCH, If::NotEqual, i32::from(u16::from_be_bytes(*half)), other);
+    }
+}
+
+/// Jumps to `none` unless one of these addresses lies at `at`.
+fn any_of(a: &mut Assembler, at: i16, addresses: impl Iterator<Item = Vec<u8>>, none: Label) {
+    let found = a.label();
+    for address in addresses {
+        let next = a.label();
+        halves(a, at, &address, next);
+        a.jump(found);
+        a.bind(next);
+    }
+    a.jump(none);
+    a.bind(found);
+}
+
+/// Jumps to `pass` with an echo request, to `take` with any other message of that protocol.
+fn echo(a: &mut Assembler, protocol: Reg, (icmp, kind): (i32, i32), take: Label, pass: Label) {
+    let other = a.label();
+    a.jump_if(protocol, If::NotEqual, icmp, other);
+    a.load(Size::Byte, SCRATCH, HERE, 0);
+    a.jump_if(SCRATCH, If::Equal, kind, pass);
+    a.jump(take);
+    a.bind(other);
 }

@@ -5,7 +5,7 @@
 //!   tx          slots with frames       -->  completion <-- slots that were sent
 //! ```
 //!
-//! - Slots that it receives into: `frames`, from opening to closing. Its fill ring has room for twice as
+//! - Slots that it receives into: `frames`, from the first look to closing. Its fill ring has room for twice as
 //!   many, since the kernel tells late what it has taken.
 //! - Slots on their way out: at most `frames`, which all rings of that direction have room for.
 
@@ -63,6 +63,8 @@ pub(super) enum Kick {
 pub(super) struct Queue {
     number: u32,
     frames: u32,
+    /// Slots to receive into that the kernel has yet to get.
+    missing: u32,
     socket: OwnedFd,
     pub(super) fill: Producer,
     pub(super) rx: Consumer,
@@ -145,6 +147,7 @@ impl Queue {
         Ok(Self {
             number: queue,
             frames,
+            missing: frames,
             socket,
             fill: Producer::new(fill, 2 * frames),
             rx: Consumer::new(rx, frames),
@@ -174,25 +177,30 @@ impl Queue {
         sockopt::socket_error(&self.socket)?.map_err(io::Error::from)
     }
 
-    /// Gives the kernel its slots to receive into.
+    /// Gives the kernel the slots to receive into that it does not have yet: all at the first call, unless
+    /// the pool has too few.
+    #[inline]
     pub(super) fn fill_up(&mut self, umem: &mut Umem, pool: &mut Pool) -> io::Result<()> {
-        for _ in 0..self.frames {
-            let too_few = || {
-                let text = "the pool has too few free slots; raise memory.port_slots";
-                io::Error::new(io::ErrorKind::OutOfMemory, text)
-            };
-            let frame = pool.alloc().ok_or_else(too_few)?;
+        while self.missing > 0
+            && let Some(frame) = pool.alloc()
+        {
+            self.missing -= 1;
             match umem.give(frame, Purpose::Receive(self.number)) {
                 Ok(address) if self.fill.push_address(address) => {}
-                Ok(_) => return Err(inconsistent("a full fill ring from the start")),
+                Ok(_) => return Err(inconsistent("no room for the slots to receive into")),
                 Err(frame) => {
                     pool.free(frame);
                     return Err(io::Error::other("a free slot lies outside of the port segment"));
                 }
             }
         }
-        self.fill.publish();
         Ok(())
+    }
+
+    /// Whether the kernel has fewer slots to receive into than it should.
+    #[inline]
+    pub(super) fn is_short(&self) -> bool {
+        self.missing > 0
     }
 
     /// Wakes the kernel if it waits for slots to receive into.

@@ -10,7 +10,7 @@
 use bytemuck::{Pod, Zeroable};
 use core::mem::{offset_of, size_of};
 use core::slice;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::net::xdp::XdpRingOffset;
 use std::io;
@@ -41,8 +41,13 @@ pub(super) const NAME_LENGTH: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum MapKind {
+    /// With one value for each index, mapped.
+    Array = 2,
     Sockets = 17,
 }
+
+/// `BPF_F_MMAPABLE`: the values can be mapped.
+const MAPPABLE: u32 = 1 << 10;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -168,9 +173,10 @@ impl RawMap {
         value_size: u32,
         entries: u32,
     ) -> io::Result<Self> {
+        let flags = if kind == MapKind::Array { MAPPABLE } else { 0 };
         let kind = kind as u32;
         let mut attribute =
-            MapCreate { kind, key_size, value_size, entries, name, ..MapCreate::zeroed() };
+            MapCreate { kind, key_size, value_size, entries, flags, name, ..MapCreate::zeroed() };
         // SAFETY: the attribute holds no address.
         let descriptor = owned(unsafe { bpf(command::MAP_CREATE, &mut attribute) }?);
         Ok(Self { descriptor, key_size: key_size as usize, value_size: value_size as usize })
@@ -192,6 +198,25 @@ impl RawMap {
         // SAFETY: key and value have the sizes that the map was made with, checked above and in
         // `element`; the kernel only reads them.
         unsafe { bpf(command::MAP_UPDATE, &mut attribute) }.map(drop)
+    }
+}
+
+/// The value of an array of one, mapped: the program sees what is stored here.
+#[derive(Debug)]
+pub(super) struct MapMemory {
+    map: MmapRaw,
+}
+
+impl MapMemory {
+    /// Maps the only value of an array. The kernel rounds it up to whole pages.
+    pub(super) fn of(map: &RawMap) -> io::Result<Self> {
+        Ok(Self { map: MmapOptions::new().len(map.value_size).map_raw(&map.descriptor)? })
+    }
+
+    pub(super) fn bytes(&self) -> &[AtomicU8] {
+        // SAFETY: the whole mapping, which lives as long as `self`; any bits are a valid `AtomicU8`, and
+        // an atomic may be read by the kernel's program at any time.
+        unsafe { slice::from_raw_parts(self.map.as_ptr().cast(), self.map.len()) }
     }
 }
 

@@ -2,13 +2,20 @@
 //!
 //! A test that needs privileges skips itself without them, unless `USNET_TESTS_REQUIRE_ALL=1`.
 
-use super::bpf::{Hook, Program, SocketMap, XdpError};
-use super::program::{XDP_DROP, XDP_PASS, take};
+use super::bpf::{ClaimMap, Hook, Program, SocketMap, XdpError};
+use super::program::{Shares, XDP_DROP, XDP_PASS, take};
+use crate::classify::{Fragment, Mac, Payload, Protocol, classify};
 use crate::net::guard::Pass;
 use crate::net::namespace::Namespace;
 use crate::net::{NetError, Netlink};
+use crate::steer::{CLAIMED_PROTOCOLS, Table};
+use crate::time::Time;
+use crate::verdict::Receiver;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
+use usnet_shmring::ledger::SessionId;
 
 fn required() -> bool {
     std::env::var_os("USNET_TESTS_REQUIRE_ALL").is_some_and(|value| value == "1")
@@ -46,11 +53,69 @@ fn lines(text: &str) -> BTreeSet<String> {
 #[test]
 fn the_verifier_reads_the_same_instructions() {
     let Some(map) = sockets() else { return };
+    let claimed = ClaimMap::new().unwrap();
+    let shares = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        Shares { mac: Mac([2, 0, 0, 0, 0, 1]), addresses, claimed: claimed.number() }
+    };
+    let shares = [
+        None,
+        Some(shares(&["10.0.0.1"])),
+        Some(shares(&["fd00::1"])),
+        Some(shares(&["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"])),
+    ];
     for passing in [&[][..], &Pass::NEIGHBOURS, &Pass::ALL, &[Pass::Groups], &[Pass::Tagged]] {
-        let code = take(map.number(), passing, XDP_PASS).unwrap();
-        let explained = Program::explain(&code).unwrap();
-        assert_eq!(lines(&explained), lines(&code.to_string()), "{passing:?}:\n{explained}");
+        for shares in &shares {
+            let code = take(map.number(), passing, shares.as_ref(), XDP_PASS).unwrap();
+            let explained = Program::explain(&code).unwrap();
+            assert_eq!(lines(&explained), lines(&code.to_string()), "{passing:?}:\n{explained}");
+        }
     }
+}
+
+/// Frames at the edges of what the programs compare.
+fn grid() -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let plain = |ethertype: [u8; 2]| {
+        let mut frame = vec![0_u8; 80];
+        frame[12..14].copy_from_slice(&ethertype);
+        frame
+    };
+    for byte in 0..=255 {
+        let mut v4 = plain([8, 0]);
+        (v4[14], v4[23], v4[30]) = (0x45, 17, byte);
+        frames.push(v4.clone());
+        v4[30..34].fill(255);
+        v4[33] = byte;
+        frames.push(v4.clone());
+        (v4[30], v4[14]) = (10, byte);
+        frames.push(v4.clone());
+        (v4[14], v4[20]) = (0x45, byte);
+        frames.push(v4.clone());
+        (v4[20], v4[21]) = (0, byte);
+        frames.push(v4.clone());
+        (v4[21], v4[23]) = (0, byte);
+        frames.push(v4.clone());
+        (v4[23], v4[34]) = (1, byte);
+        frames.push(v4);
+        for first in [0xfd, 0xfe, 0xff] {
+            let mut v6 = plain([0x86, 0xdd]);
+            (v6[14], v6[20], v6[38], v6[39]) = (0x60, 17, first, byte);
+            frames.push(v6.clone());
+            (v6[20], v6[54]) = (58, byte);
+            frames.push(v6.clone());
+            (v6[20], v6[38]) = (byte, 0xfd);
+            frames.push(v6);
+        }
+        for ethertype in [[0x81, 0], [0x88, 0xa8], [byte, 0], [8, byte], [0x86, byte]] {
+            let mut other = plain(ethertype);
+            (other[15], other[16]) = (byte, 8);
+            frames.push(other.clone());
+            (other[14], other[15]) = (byte, 0);
+            frames.push(other);
+        }
+    }
+    frames
 }
 
 /// All frames of the corpora, and every frame cut to the shortest that the kernel lets a program see.
@@ -73,6 +138,7 @@ fn corpus() -> Vec<Vec<u8>> {
         .flat_map(|f| (14..f.len().min(80)).map(|n| f[..n].to_vec()))
         .collect();
     frames.extend(cut);
+    frames.extend(grid());
     // A packet of BPF_PROG_TEST_RUN is 14 bytes at least, and fits a page with its headroom.
     frames.retain(|frame| (14..=3000).contains(&frame.len()));
     frames
@@ -86,7 +152,7 @@ fn what_passes_is_what_the_guard_lets_pass() {
     let kinds = [&[][..], &Pass::NEIGHBOURS, &Pass::ALL, &[Pass::Groups], &[Pass::LinkLocal]];
     for passing in kinds {
         // The map has no socket, so what would be redirected is dropped.
-        let code = take(map.number(), passing, XDP_DROP).unwrap();
+        let code = take(map.number(), passing, None, XDP_DROP).unwrap();
         let program = Program::load("usnet_take", &code).unwrap();
         let mut passed = 0;
         for frame in &frames {
@@ -103,7 +169,7 @@ fn what_passes_is_what_the_guard_lets_pass() {
 #[test]
 fn a_program_is_on_its_interface_until_its_link_is_dropped() {
     let Some(map) = sockets() else { return };
-    let code = take(map.number(), &Pass::ALL, XDP_PASS).unwrap();
+    let code = take(map.number(), &Pass::ALL, None, XDP_PASS).unwrap();
     let program = Program::load("usnet_take", &code).unwrap();
     let namespace = Namespace::create().unwrap();
     let body = || -> Result<(), NetError> {
@@ -134,4 +200,119 @@ fn the_verifier_s_verdict_is_in_the_error() {
     a.exit();
     let error = Program::load("usnet_wrong", &a.finish().unwrap()).unwrap_err();
     assert!(error.to_string().contains("invalid access to packet"), "{error}");
+}
+
+const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+/// A table of claims, and the program that reads its bits.
+fn claims(map: &SocketMap) -> (Table, Program, Vec<IpAddr>) {
+    let addresses: Vec<IpAddr> =
+        ["10.0.0.1", "fd00::1", "10.0.0.2"].iter().map(|a| a.parse().unwrap()).collect();
+    let claimed = Arc::new(ClaimMap::new().unwrap());
+    let shares = Shares { mac: OURS, addresses: addresses.clone(), claimed: claimed.number() };
+    let code = take(map.number(), &Pass::ALL, Some(&shares), XDP_DROP).unwrap();
+    let program = Program::load("usnet_share", &code).unwrap();
+    let mut table = Table::new(Some(Receiver::Host), 1);
+    for address in &addresses {
+        table.add_address((*address).into(), Some(Receiver::Host));
+    }
+    table.set_claimed(claimed);
+    let client = Some(Receiver::Client(SessionId(1)));
+    for (address, protocol, first, count) in [
+        (0, Protocol::TCP, 0, 1024),
+        (1, Protocol::TCP, 5000, 1),
+        (0, Protocol::UDP, 53, 1),
+        (2, Protocol::UDP, 1000, 30_000),
+        (1, Protocol::SCTP, 0, u16::MAX),
+    ] {
+        assert!(table.set_listener(addresses[address].into(), protocol, first, count, client));
+    }
+    (table, program, addresses)
+}
+
+#[test]
+fn the_kernel_gets_what_no_client_can_have_and_all_that_is_plainly_so() {
+    let Some(map) = sockets() else { return };
+    let (mut table, program, addresses) = claims(&map);
+    let (mut passed, mut taken, mut must_pass) = (0, 0, 0);
+    for original in corpus() {
+        // As it is, and as if it were for us.
+        let mut variants = vec![original.clone()];
+        for address in &addresses {
+            let mut frame = original.clone();
+            frame[..6].copy_from_slice(&OURS.0);
+            let place = match address {
+                IpAddr::V4(a) => frame.get_mut(30..34).zip(Some(a.octets().to_vec())),
+                IpAddr::V6(a) => frame.get_mut(38..54).zip(Some(a.octets().to_vec())),
+            };
+            if let Some((place, octets)) = place {
+                place.copy_from_slice(&octets);
+                variants.push(frame);
+            }
+        }
+        for frame in variants {
+            if Pass::ALL.iter().any(|pass| pass.covers(&frame)) {
+                continue;
+            }
+            let passes = program.run(&frame).unwrap() == XDP_PASS.cast_unsigned();
+            *(if passes { &mut passed } else { &mut taken }) += 1;
+            // The kernel judges for itself what is malformed.
+            let Ok(seen) = classify(&frame) else { continue };
+            let Payload::Ip(packet) = seen.payload else {
+                assert!(!passes, "neither IP nor passed before: {frame:02x?}");
+                continue;
+            };
+            let receiver = table.lookup(&packet.flow, Time(0));
+            if passes {
+                assert_eq!(receiver, Some(Receiver::Host), "{frame:02x?}");
+                assert_eq!((packet.fragment, seen.destination), (Fragment::Whole, OURS));
+            }
+            let (to, port) = (packet.flow.protocol, packet.flow.destination_port);
+            let is_plain = seen.destination == OURS
+                && packet.fragment == Fragment::Whole
+                && CLAIMED_PROTOCOLS.contains(&to)
+                && addresses.iter().any(|a| packet.flow.destination == (*a).into())
+                && [34, 54].contains(&packet.transport_offset)
+                && frame[12..14] != [0x81, 0]
+                && frame[12..14] != [0x88, 0xa8];
+            if is_plain && table.listeners(to, port).next().is_none() {
+                must_pass += 1;
+                assert!(passes, "no client has it: {frame:02x?}");
+            }
+        }
+    }
+    assert!(passed > 1000 && taken > 1000 && must_pass > 1000, "{passed} {taken} {must_pass}");
+}
+
+#[test]
+fn a_claim_holds_from_the_moment_that_it_is_in_the_table() {
+    let Some(map) = sockets() else { return };
+    let (mut table, program, addresses) = claims(&map);
+    let mut frame = vec![0; 60];
+    frame[..6].copy_from_slice(&OURS.0);
+    (frame[12], frame[14], frame[23], frame[33]) = (8, 0x45, 6, 1);
+    frame[30] = 10;
+    let client = Receiver::Client(SessionId(2));
+    let mut passes = |port: u16| {
+        frame[36..38].copy_from_slice(&port.to_be_bytes());
+        program.run(&frame).unwrap() == XDP_PASS.cast_unsigned()
+    };
+    for port in [1024, 40_000, 40_007, 65_535] {
+        assert!(passes(port));
+        table.set_listener(addresses[0].into(), Protocol::TCP, port, 1, Some(client));
+        assert!(!passes(port), "port {port}");
+    }
+    assert!(passes(1025) && passes(40_001) && passes(65_534));
+    let flow = crate::classify::Flow {
+        source: "10.0.0.9".parse::<IpAddr>().unwrap().into(),
+        destination: addresses[0].into(),
+        protocol: Protocol::TCP,
+        source_port: 80,
+        destination_port: 2000,
+        ports_known: true,
+    };
+    table.learn(flow, client, Time(0)).unwrap();
+    assert!(!passes(2000), "a learned flow's port");
+    table.forget(client);
+    assert!([1024, 2000, 40_000, 65_535].into_iter().all(passes), "nobody's any more");
 }

@@ -35,12 +35,15 @@ pub(crate) struct DemoArgs {
     /// Use a wire in memory, without namespaces and without the kernel's stack.
     #[arg(long)]
     wire: bool,
-    /// Share the interface over netmap; needs the kernel module, and root.
+    /// Share the interface over XDP sockets; needs root.
     #[arg(long, conflicts_with = "wire")]
+    af_xdp: bool,
+    /// Share the interface over netmap; needs the kernel module, and root.
+    #[arg(long, conflicts_with_all = ["wire", "af_xdp"])]
     netmap: bool,
     /// Use netmap, over a double of it in user space.
     #[cfg(feature = "netmap-double")]
-    #[arg(long, conflicts_with_all = ["wire", "netmap"])]
+    #[arg(long, conflicts_with_all = ["wire", "netmap", "af_xdp"])]
     netmap_double: bool,
 }
 
@@ -50,10 +53,11 @@ impl DemoArgs {
         if self.netmap_double {
             return Carrier::NetmapDouble;
         }
-        match (self.wire, self.netmap) {
-            (true, _) => Carrier::Wire,
-            (false, true) => Carrier::Netmap,
-            (false, false) => Carrier::Veth,
+        match (self.wire, self.netmap, self.af_xdp) {
+            (true, ..) => Carrier::Wire,
+            (_, true, _) => Carrier::Netmap,
+            (.., true) => Carrier::Xdp,
+            _ => Carrier::Veth,
         }
     }
 }

@@ -44,6 +44,8 @@ pub(super) const CABLE_NAME: &str = "cb0";
 pub(super) enum Carrier {
     /// A veth, and packet sockets.
     Veth,
+    /// A veth, and XDP sockets.
+    Xdp,
     /// A wire in memory.
     Wire,
     /// A veth, and netmap.
@@ -84,7 +86,7 @@ fn join_namespaces(carrier: Carrier) -> Result<Namespace, NetError> {
         use std::os::fd::AsFd;
         let near = match carrier {
             Carrier::NetmapDouble => CABLE_NAME,
-            Carrier::Veth | Carrier::Netmap | Carrier::Wire => INSIDE_NAME,
+            Carrier::Veth | Carrier::Xdp | Carrier::Netmap | Carrier::Wire => INSIDE_NAME,
         };
         netlink.add_veth(near, OUTSIDE_NAME, Some(outside.as_fd()))?;
     }
@@ -132,6 +134,7 @@ impl Topology {
     pub(super) fn backend(&self) -> &'static str {
         match (&self.outside, self.carrier) {
             (Outside::Kernel(_), Carrier::Netmap | Carrier::NetmapDouble) => "netmap",
+            (Outside::Kernel(_), Carrier::Xdp) => "af_xdp",
             (Outside::Kernel(_), _) => "af_packet",
             (Outside::Client, _) => "wire",
         }

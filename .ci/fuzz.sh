@@ -10,6 +10,8 @@ if ! command -v c++ >/dev/null; then
     exit 77
 fi
 seconds="${USNET_FUZZ_SECONDS:-10}"
+# Linking every target as the release profile does takes longer than all the fuzzing.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 unset CARGO_TARGET_DIR # cargo-fuzz keeps its build, which is instrumented, in fuzz/target
 for target in $(cargo +nightly fuzz list); do
     echo "--- $target, $seconds s"

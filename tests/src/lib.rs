@@ -20,6 +20,7 @@
 mod bump;
 pub mod lab;
 pub mod programs;
+pub mod steps;
 
 pub use lab::{Lab, Running};
 pub use programs::{is_installed, program, skip};

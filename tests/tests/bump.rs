@@ -1,18 +1,10 @@
 //! usnetd as a bump in the wire: a host behind it goes on as ever, and clients share its address.
 
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use usnet_tests::lab::{INSIDE, INSIDE6, OUTSIDE, find, number};
-use usnet_tests::{Lab, Running, is_installed};
-
-fn run(mut command: Command) -> String {
-    let output = command.output().expect("a program that is installed");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}:\n{text}{errors}");
-    text
-}
+use usnet_tests::steps::{Page, iperf3_both_ways, ping};
+use usnet_tests::{Lab, is_installed};
 
 fn port(lab: &Lab, side: &str) -> serde_json::Value {
     find(&lab.stats(), side).expect("a port").clone()
@@ -24,19 +16,12 @@ fn pings_go_through_both_ways_while_a_client_serves_a_port_of_the_same_address()
         return;
     }
     let Some(lab) = Lab::bump("") else { return };
-    let body: String = (0..5000).map(|n| format!("line {n}\n")).collect();
-    let file = lab.directory().join("page.html");
-    fs::write(&file, &body).expect("a page");
-    let _http = lab.client("http", &["--port", "80", "--page", &file.display().to_string()], 80);
-    let url = format!("http://{INSIDE}/");
+    let page = Page::serve(&lab);
     for target in [INSIDE, INSIDE6] {
-        let text = run(lab.outside("ping", &["-c", "20", "-i", "0.01", "-W", "2", target]));
-        assert!(text.contains(" 0% packet loss"), "{text}");
-        let got = run(lab.outside("curl", &["-sS", "--max-time", "10", &url]));
-        assert!(got == body, "{} bytes came, not {}", got.len(), body.len());
+        ping(|name, arguments| lab.outside(name, arguments), target);
+        page.fetch(&lab, 1);
     }
-    let text = run(lab.behind("ping", &["-c", "20", "-i", "0.01", "-W", "2", OUTSIDE]));
-    assert!(text.contains(" 0% packet loss"), "{text}");
+    ping(|name, arguments| lab.behind(name, arguments), OUTSIDE);
     // It was the host behind that answered, not the kernel between.
     let forwarded = number(&port(&lab, "host"), "transmitted");
     assert!(forwarded >= 40, "{forwarded} frames");
@@ -50,27 +35,7 @@ fn iperf3_runs_through_both_ways_while_a_client_is_attached() {
     }
     let Some(lab) = Lab::bump("") else { return };
     let _echo = lab.client("echo", &["--port", "7"], 7);
-    let mut server = lab.behind("iperf3", &["-s", "-B", INSIDE]);
-    server.stdout(Stdio::null()).stderr(Stdio::null());
-    let _server = Running(server.spawn().expect("iperf3"));
-    let end = Instant::now() + Duration::from_secs(20);
-    for direction in [&[][..], &["-R"][..]] {
-        let arguments =
-            [&["-c", INSIDE, "-n", "50M", "-J", "--connect-timeout", "5000"], direction].concat();
-        let report: serde_json::Value = loop {
-            let output = lab.outside("iperf3", &arguments).output().expect("iperf3");
-            let report: serde_json::Value =
-                serde_json::from_slice(&output.stdout).unwrap_or_default();
-            if output.status.success() && report["error"].is_null() {
-                break report;
-            }
-            // The server may not be there yet.
-            assert!(Instant::now() < end, "{}", String::from_utf8_lossy(&output.stdout));
-            std::thread::sleep(Duration::from_millis(100));
-        };
-        let sent = report["end"]["sum_sent"]["bytes"].as_u64().unwrap_or(0);
-        assert!(sent >= 50 << 20, "{sent} bytes were sent: {report:#}");
-    }
+    iperf3_both_ways(&lab, lab.behind("iperf3", &["-s", "-B", INSIDE]));
     let (wire, host) = (port(&lab, "wire"), port(&lab, "host"));
     for side in [wire, host] {
         // The last ones may still be under way when iperf3 has enough.

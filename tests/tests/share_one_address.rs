@@ -1,43 +1,10 @@
 //! The kernel's stack and client processes on one interface and one address, with real peers.
 
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use usnet_tests::lab::{INSIDE, INSIDE6, find, number};
-use usnet_tests::{Lab, Running, is_installed};
-
-/// Runs a command and returns what it printed.
-fn run(mut command: Command) -> String {
-    let output = command.output().expect("a program that is installed");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}:\n{text}{errors}");
-    text
-}
-
-fn spawn(mut command: Command) -> Running {
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    Running(command.spawn().expect("a program that is installed"))
-}
-
-/// Waits until a TCP port accepts connections, seen from the other host.
-fn wait_for_port(lab: &Lab, port: u16) {
-    let end = Instant::now() + Duration::from_secs(10);
-    let target = format!("{INSIDE}:{port}");
-    loop {
-        let target = target.parse().expect("an address");
-        let wait = Duration::from_millis(300);
-        let connected = lab
-            .outside
-            .run(|| std::net::TcpStream::connect_timeout(&target, wait).is_ok())
-            .expect("a namespace");
-        if connected {
-            return;
-        }
-        assert!(Instant::now() < end, "nothing answers on port {port}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use usnet_tests::steps::{Page, iperf3_both_ways, ping, run, spawn};
+use usnet_tests::{Lab, is_installed};
 
 #[test]
 fn curl_fetches_a_page_that_a_client_serves_on_the_kernels_address() {
@@ -45,15 +12,7 @@ fn curl_fetches_a_page_that_a_client_serves_on_the_kernels_address() {
         return;
     }
     let Some(lab) = Lab::with_usnetd("") else { return };
-    let body: String = (0..5000).map(|n| format!("line {n}\n")).collect();
-    let file = lab.directory().join("page.html");
-    fs::write(&file, &body).expect("a page");
-    let _http = lab.client("http", &["--port", "80", "--page", &file.display().to_string()], 80);
-    let url = format!("http://{INSIDE}/");
-    for _ in 0..20 {
-        let got = run(lab.outside("curl", &["-sS", "--max-time", "10", &url]));
-        assert!(got == body, "{} bytes came, not {}", got.len(), body.len());
-    }
+    Page::serve(&lab).fetch(&lab, 20);
     lab.finish();
 }
 
@@ -65,8 +24,7 @@ fn ping_is_answered_by_the_kernel_while_clients_are_attached() {
     let Some(lab) = Lab::with_usnetd("") else { return };
     let _echo = lab.client("echo", &["--port", "7"], 7);
     for target in [INSIDE, INSIDE6] {
-        let text = run(lab.outside("ping", &["-c", "50", "-i", "0.01", "-W", "2", target]));
-        assert!(text.contains(" 0% packet loss"), "{text}");
+        ping(|name, arguments| lab.outside(name, arguments), target);
     }
     lab.finish();
 }
@@ -83,19 +41,7 @@ fn iperf3_between_the_kernels_runs_both_ways_over_the_shared_interface() {
 
 fn kernels_run_iperf3(lab: &Lab) {
     let _echo = lab.client("echo", &["--port", "7"], 7);
-    let _server = spawn(lab.inside("iperf3", &["-s", "-B", INSIDE]));
-    wait_for_port(lab, 5201);
-    for direction in [&[][..], &["-R"][..]] {
-        let arguments =
-            [&["-c", INSIDE, "-n", "50M", "-J", "--connect-timeout", "5000"], direction];
-        let text = run(lab.outside("iperf3", &arguments.concat()));
-        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON of iperf3");
-        let sent = report["end"]["sum_sent"]["bytes"].as_u64().unwrap_or(0);
-        let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
-        assert!(sent >= 50 << 20, "{sent} bytes were sent");
-        // What is under way when the sender stops its clock is not in this number.
-        assert!(received >= 40 << 20, "{received} bytes arrived");
-    }
+    iperf3_both_ways(lab, lab.inside("iperf3", &["-s", "-B", INSIDE]));
 }
 
 #[test]
@@ -106,17 +52,8 @@ fn two_workers_share_one_address_with_the_kernel_between_them() {
     for host in ["auto", "veth"] {
         let workers = format!("host = \"{host}\"\n[worker]\ncount = 2\n");
         let Some(lab) = Lab::with_usnetd(&workers) else { return };
-        let file = lab.directory().join("page.html");
-        let body = "a line of the page\n".repeat(5000);
-        fs::write(&file, &body).expect("a page");
-        let page = file.display().to_string();
-        let _http = lab.client("http", &["--port", "80", "--page", &page], 80);
-        let url = format!("http://{INSIDE}/");
         // Each fetch is a flow of its own, and arrives at whichever worker the kernel chooses.
-        for _ in 0..40 {
-            let got = run(lab.outside("curl", &["-sS", "--max-time", "10", &url]));
-            assert!(got == body, "{} bytes came, not {}", got.len(), body.len());
-        }
+        Page::serve(&lab).fetch(&lab, 40);
         let stats = lab.ctl(&["stats", "--json"]);
         let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).expect("JSON");
         let each = stats["workers"].as_array().expect("both workers");

@@ -8,6 +8,7 @@
 //!   rig       a switch with two clients
 //!   client    what the clients do
 //!   path      switch and clients as processes: throughput and round trips
+//!   workers   one worker or several, in one process
 //!   bare      the same without any check
 //!   datagrams the kernel's UNIX datagram sockets
 //! ```
@@ -26,3 +27,4 @@ pub mod plot;
 pub mod report;
 pub mod rig;
 pub mod rings;
+pub mod workers;

@@ -153,11 +153,13 @@ pub struct Rig {
 /// # Errors
 /// Why not, in words: memory, descriptors.
 pub fn rig(sharing: Sharing) -> Result<Rig, String> {
-    rig_over(sharing, |_| {
-        let info =
-            PortInfo { name: "nowhere".to_owned(), backend: "none", mac: Mac(MAC), mtu: 1500 };
-        Ok(Box::new(Nowhere { info, counters: PortCounters::default() }))
-    })
+    rig_over(sharing, |_| Ok(nowhere()))
+}
+
+/// A port that takes everything and gives nothing.
+pub(crate) fn nowhere() -> Box<dyn Port> {
+    let info = PortInfo { name: "nowhere".to_owned(), backend: "none", mac: Mac(MAC), mtu: 1500 };
+    Box::new(Nowhere { info, counters: PortCounters::default() })
 }
 
 /// What a port may be made of.

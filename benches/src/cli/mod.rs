@@ -3,6 +3,7 @@
 pub(crate) mod latency;
 pub(crate) mod ring;
 pub(crate) mod switch;
+pub(crate) mod workers;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     },
     /// Round trips of 64 bytes between two clients, through a switch that polls.
     Latency(Common),
+    /// One worker and two, 64 and 1,500 bytes: each on a processor of its own with its clients' side.
+    Workers(Common),
     /// One side of a measurement, started by the other.
     #[command(hide = true)]
     Client {

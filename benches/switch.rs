@@ -17,6 +17,7 @@ use usnet_switch::port::netmap::double::{Double, Generator, NicSpec};
 use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec, PortName};
 use usnet_switch::port::wire::{Wire, WireSpec};
 use usnet_switch::port::{Burst, Port};
+use usnet_switch::switch::{Behind, InterfaceSpec, Switch};
 use usnet_switch::time::Time;
 
 /// A burst from the generator through the switch to the sink, and its slots back.
@@ -105,6 +106,51 @@ fn receive(c: &mut Criterion) {
     group.finish();
 }
 
+/// From card to card of netmap's double, as a bump in the wire: every frame is classified or known to be a
+/// stranger's. Beside it what `bridge` does with the same rings: exchange buffers, look at nothing.
+fn forward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("switch/forward");
+    group.throughput(Throughput::Elements(64));
+    for (name, destination) in [("strangers", [2, 0, 0, 0, 0, 8]), ("own_mac", rig::MAC)] {
+        let source = ([2, 0, 0, 0, 0, 9], destination);
+        let frame = frames::udp(source, ([10, 0, 0, 9], rig::ADDRESS), (9, 9), 64);
+        let mut switch = bump(&frame);
+        group.bench_function(BenchmarkId::new("cut_through", name), |b| {
+            b.iter(|| switch.step(Time(1)));
+        });
+        let totals = switch.snapshot().totals;
+        assert_eq!((totals.from_clients, totals.dropped.total()), (0, 0), "all went through");
+        assert!(totals.to_ports > 0);
+    }
+    group.finish();
+}
+
+/// A bump between a card that receives `frame` for ever and one that receives nothing.
+fn bump(frame: &[u8]) -> Switch {
+    let double = Double::new().expect("a double");
+    let mut ports = [("eth0", frame), ("eth1", &[][..])].map(|(name, frame)| {
+        let medium = Generator::new(frame).expect("descriptors");
+        double.add_nic(NicSpec::new(name, Box::new(medium))).expect("a card");
+        let spec = NetmapSpec { name: PortName::nic(name), mac: Mac(rig::MAC), mtu: 1500 };
+        Some(Netmap::open(&double, &spec, None).expect("a port"))
+    });
+    let arena = Arena::reserve(4096, SlotSize::DEFAULT).expect("addresses");
+    let segment = arena.add_segment("port", Writer::Daemon, 1024, false).expect("memory");
+    let mut switch = Switch::new(Pool::new(SlotRange::whole(segment)).expect("a pool"), 1);
+    let interface = InterfaceSpec {
+        mac: Mac(rig::MAC),
+        mtu: 1500,
+        addresses: vec![rig::ADDRESS.into()],
+        wire: Box::new(ports[0].take().expect("the first")),
+        host: Some(Box::new(ports[1].take().expect("the second"))),
+        behind: Behind::Network,
+        cut_through: true,
+        kernel_hears: Vec::new(),
+    };
+    switch.add_interface(interface).expect("an interface");
+    switch
+}
+
 /// A card of netmap's double that receives `frame` for ever.
 fn over_double(slots: Slots<'_>, frame: &[u8], swaps: bool) -> Result<Box<dyn Port>, String> {
     let text = |error: std::io::Error| error.to_string();
@@ -171,5 +217,5 @@ fn limit(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, path, receive, limit);
+criterion_group!(benches, path, receive, forward, limit);
 criterion_main!(benches);

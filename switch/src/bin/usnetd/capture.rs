@@ -15,6 +15,7 @@ use usnet_switch::capture::{PcapWriter, capture};
 use usnet_switch::classify::Mac;
 use usnet_switch::daemon::Signals;
 use usnet_switch::port::Port;
+use usnet_switch::port::netmap::abi::flag;
 use usnet_switch::port::netmap::{Kernel, Netmap, NetmapSpec, PortName};
 
 /// The arguments of `usnetd capture`.
@@ -52,7 +53,16 @@ pub(crate) fn run(args: &CaptureArgs, kernel: &Arc<dyn Kernel>) -> Result<(), Bo
     let segment = arena.add_segment("usnet-capture", Writer::Daemon, SLOTS, false)?;
     let mut pool = Pool::new(SlotRange::whole(segment))?;
     let spec = NetmapSpec { name: args.port.clone(), mac: Mac::default(), mtu: 1500 };
-    let mut port = Netmap::open(kernel.as_ref(), &spec, None)?;
+    let mut port = Netmap::open(kernel.as_ref(), &spec, None).map_err(|error| {
+        let way_out = match error.kind() {
+            io::ErrorKind::OutOfMemory if args.port.flags & flag::ZCOPY_MON != 0 => {
+                "; its region has no buffers to exchange, leave `z` out"
+            }
+            io::ErrorKind::NotFound => "; load the module netmap, as root",
+            _ => "",
+        };
+        format!("{}: {error}{way_out}", args.port)
+    })?;
     let into: Box<dyn Write> = if args.write.as_os_str() == "-" {
         Box::new(io::stdout())
     } else {

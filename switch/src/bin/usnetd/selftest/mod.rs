@@ -6,6 +6,7 @@
 //!   vale     one port --> another
 //!   card     our rings --> the wire                   while the kernel is cut off
 //!   host     kernel --> host rings, host rings --> kernel
+//!   names    one ring pair, exclusive rings, several host rings, a monitor
 //!   after    the kernel's path is as it was
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! some seconds, and what the kernel sends and receives meanwhile is lost.
 
 mod exchange;
+mod names;
 
 use crate::report::Report;
 use clap::{Args, Subcommand};
@@ -117,7 +119,9 @@ fn steps(args: &NetmapArgs, kernel: Arc<dyn Kernel>, report: &mut Report) -> io:
 }
 
 fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<Bench> {
-    let held = info.ring_buffers();
+    // What its rings need, and those of the host rings that are tried beyond the usual pair.
+    let more = u32::from(info.tx_slots.max(info.rx_slots)) * 2 * u32::from(names::HOST_RINGS);
+    let held = info.ring_buffers() + more;
     let port_slots = (held + 4096).next_power_of_two();
     let config = config::Memory {
         slot_size: SlotSize::DEFAULT,
@@ -174,6 +178,17 @@ impl Bench {
 
     fn parse(&self, text: &str, mtu: u16) -> io::Result<Netmap> {
         self.open(text.parse().map_err(io::Error::other)?, mtu)
+    }
+
+    /// The other end of the cable: the kernel's, or, of a veth whose native driver carries frames from
+    /// ring to ring and nowhere else, another port of netmap.
+    fn far_end(&self, peer: &str, mtu: u16) -> io::Result<Box<dyn Port>> {
+        let link = link(peer)?;
+        Ok(if is_native_veth(link.kind.as_deref()) {
+            Box::new(self.open(PortName::nic(peer), mtu)?)
+        } else {
+            Box::new(socket(&link)?)
+        })
     }
 
     /// Frames from one port to the other, as a line of the report.
@@ -336,8 +351,8 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
     bench.try_settled_path("kernel to host rings", here, &mut host, report)?;
     bench.try_path("host rings to kernel", &mut host, here, 64, report)?;
     if let Some(peer) = &args.peer {
-        let there = &mut socket(&link(peer)?)?;
-        bench.try_settled_path("card to the other end", &mut nic, there, report)?;
+        let mut there = bench.far_end(peer, mtu)?;
+        bench.try_settled_path("card to the other end", &mut nic, there.as_mut(), report)?;
         // Cards may hand out what was in their buffers before in the first lap of a ring (netmap's
         // driver for e1000 does so with one of them).
         let first = Load {
@@ -347,13 +362,15 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
             window: 64,
             patience: Duration::from_secs(1),
         };
-        exchange(there, &mut nic, &mut bench.pool, first)?;
-        bench.try_path("the other end to card", there, &mut nic, 64, report)?;
+        exchange(there.as_mut(), &mut nic, &mut bench.pool, first)?;
+        bench.try_path("the other end to card", there.as_mut(), &mut nic, 64, report)?;
+        there.close(&mut bench.pool);
     }
     let held = bench.bank.as_ref().filter(|_| nic.swaps()).map(|bank| bank.kept());
     bench.close(nic);
     bench.close(host);
     one_descriptor(bench, name, mtu, here, report)?;
+    names::names(bench, args, mtu, here, report)?;
     drop(plain);
     let came_back = wait_for_link(name)?;
     let after = link(name)?;

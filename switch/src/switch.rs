@@ -16,6 +16,7 @@ use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::deliver::{Deliver, Sent, tx_budget};
 use crate::interface::{Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
+use crate::port::netmap::Glimpses;
 use crate::port::{BURST, Burst, Port};
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
@@ -154,6 +155,7 @@ pub struct Switch {
     inbox: Burst,
     answers: Burst,
     head: Box<[u8; HEAD_LEN]>,
+    glimpses: Box<Glimpses>,
     seed: u64,
 }
 
@@ -171,6 +173,7 @@ impl Switch {
             inbox: Burst::new(),
             answers: Burst::new(),
             head: Box::new([0; HEAD_LEN]),
+            glimpses: Box::default(),
             seed,
         }
     }
@@ -372,9 +375,9 @@ impl Switch {
 
     /// One burst from a wire or host port.
     fn receive(&mut self, index: usize, from_host: bool, now: Time) -> usize {
-        let Self { interfaces, deliver, inbox, head, .. } = self;
+        let Self { interfaces, deliver, inbox, glimpses, .. } = self;
         let Some(interface) = interfaces.get_mut(index) else { return 0 };
-        if let Some(count) = interface.receive_cut(deliver, from_host, head, now) {
+        if let Some(count) = interface.receive_cut(deliver, from_host, glimpses, now) {
             return count;
         }
         let outlet = if from_host { interface.host.as_mut() } else { Some(&mut interface.wire) };

@@ -18,10 +18,8 @@ use super::Interface;
 use super::outlet::Outlet;
 use super::recent::Way;
 use super::stations::Side;
-use crate::classify::HEAD_LEN;
 use crate::deliver::Deliver;
-use crate::port::BURST;
-use crate::port::netmap::Netmap;
+use crate::port::netmap::{Glimpse, Glimpses, Netmap};
 use crate::time::Time;
 
 impl Interface {
@@ -37,67 +35,85 @@ impl Interface {
         &mut self,
         deliver: &mut Deliver,
         from_host: bool,
-        head: &mut [u8; HEAD_LEN],
+        glimpses: &mut Glimpses,
         now: Time,
     ) -> Option<usize> {
         let is_gone = self.other(!from_host).is_none_or(|outlet| outlet.gone);
         if is_gone || !self.cuts() {
             return None;
         }
-        let mut count = 0;
-        let mut result = Ok(());
-        while count < BURST {
-            let Some((from, _)) = self.rings(from_host) else { break };
-            let seen = match from.glimpse(head, count == 0) {
-                Ok(Some(seen)) => seen,
-                Ok(None) => break,
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            };
-            if count == 0 {
-                self.table.look_around();
+        let (from, _) = self.rings(from_host)?;
+        let count = match from.glimpse(glimpses) {
+            Ok(count) => count,
+            Err(error) => {
+                self.fail_other(!from_host, error);
+                return Some(0);
             }
-            count += 1;
-            let known = head.get(..seen.length().min(HEAD_LEN)).unwrap_or_default();
-            if seen.is_whole()
-                && self.crosses(from_host, known, seen.length(), now)
-                && self.is_clear(from_host)
-                && let Some((from, to)) = self.rings(from_host)
-            {
-                match from.pass(&seen, to) {
-                    Ok(true) => {
-                        deliver.totals.received += 1;
-                        deliver.totals.to_ports += 1;
-                        if let Some(outlet) = self.other(from_host) {
-                            outlet.unsent = true;
-                        }
-                        continue;
-                    }
-                    Ok(false) => {}
-                    Err(error) => {
-                        result = Err(error);
-                        break;
-                    }
-                }
+        };
+        if count == 0 {
+            return Some(0);
+        }
+        self.table.look_around();
+        // Frames that cross wait for the first that does not, or for the end.
+        let mut run = 0..0;
+        for index in 0..count {
+            let Some((seen, head)) = glimpses.get(index) else { break };
+            if seen.is_whole() && self.crosses(from_host, head, seen.length(), now) {
+                run.end = index + 1;
+                continue;
             }
-            let Some((from, _)) = self.rings(from_host) else { break };
-            if let Some(frame) = from.take_first(&seen, &mut deliver.pool) {
-                deliver.totals.received += 1;
-                if from_host {
-                    self.from_host(deliver, frame, now);
-                } else {
-                    self.from_wire(deliver, frame, now);
-                }
+            self.cross(deliver, from_host, glimpses.range(run), now);
+            self.take(deliver, from_host, seen, now);
+            run = index + 1..index + 1;
+        }
+        self.cross(deliver, from_host, glimpses.range(run), now);
+        Some(count)
+    }
+
+    /// Passes frames that cross; those for which there is no room go the ordinary way.
+    fn cross(&mut self, deliver: &mut Deliver, from_host: bool, run: &[Glimpse], now: Time) {
+        if run.is_empty() {
+            return;
+        }
+        let mut passed = 0;
+        if self.is_clear(from_host)
+            && let Some((from, to)) = self.rings(from_host)
+        {
+            match from.pass(run, to) {
+                Ok(count) => passed = count,
+                Err(error) => return self.fail_other(!from_host, error),
+            }
+            deliver.totals.received += passed as u64;
+            deliver.totals.to_ports += passed as u64;
+            if let Some(outlet) = self.other(from_host) {
+                outlet.unsent |= passed > 0;
             }
         }
-        if let Err(error) = result
-            && let Some(outlet) = self.other(!from_host)
-        {
+        for seen in run.iter().skip(passed) {
+            self.take(deliver, from_host, seen, now);
+        }
+    }
+
+    /// Copies a frame into a slot, and sends it the ordinary way.
+    #[inline(never)]
+    fn take(&mut self, deliver: &mut Deliver, from_host: bool, seen: &Glimpse, now: Time) {
+        let Some((from, _)) = self.rings(from_host) else { return };
+        if let Some(frame) = from.take_first(seen, &mut deliver.pool) {
+            deliver.totals.received += 1;
+            if from_host {
+                self.from_host(deliver, frame, now);
+            } else {
+                self.from_wire(deliver, frame, now);
+            }
+        }
+    }
+
+    /// A port's rings say what cannot be.
+    #[cold]
+    fn fail_other(&mut self, of_host: bool, error: std::io::Error) {
+        if let Some(outlet) = self.other(of_host) {
             outlet.fail(error);
         }
-        Some(count)
     }
 
     /// Whether a frame goes to the other port and nowhere else.

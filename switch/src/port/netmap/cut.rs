@@ -14,11 +14,12 @@ use super::Netmap;
 use super::abi::slot_flag;
 use super::port::{copy_in, longest};
 use super::region::{Slot, inconsistent};
-use crate::port::{Exchange, Handling, Region};
+use crate::classify::HEAD_LEN;
+use crate::port::{BURST, Exchange, Handling, Region};
 use std::io;
 use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
 
-/// The first frame of a receive ring, looked at and left where it is.
+/// A frame of a receive ring, looked at and left where it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Glimpse {
     ring: usize,
@@ -28,14 +29,46 @@ pub(crate) struct Glimpse {
 }
 
 impl Glimpse {
+    const NONE: Self =
+        Self { ring: 0, index: 0, slot: Slot { buffer: 0, length: 0, flags: 0 }, is_whole: false };
+
     /// Its bytes, as far as its first slot says.
+    #[inline]
     pub(crate) fn length(&self) -> usize {
         self.slot.length.into()
     }
 
     /// Whether it lies in one buffer and its head was copied. Otherwise only the ordinary way will do.
+    #[inline]
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole
+    }
+}
+
+/// The next frames of a port, in the order in which they must be taken, with private copies of their heads.
+#[derive(Debug)]
+pub(crate) struct Glimpses {
+    seen: [Glimpse; BURST],
+    heads: [[u8; HEAD_LEN]; BURST],
+}
+
+impl Default for Glimpses {
+    fn default() -> Self {
+        Self { seen: [Glimpse::NONE; BURST], heads: [[0; HEAD_LEN]; BURST] }
+    }
+}
+
+impl Glimpses {
+    /// Frame `index`, and as much of its head as was copied: all of a shorter frame.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<(&Glimpse, &[u8])> {
+        let (seen, head) = (self.seen.get(index)?, self.heads.get(index)?);
+        Some((seen, head.get(..seen.length().min(HEAD_LEN))?))
+    }
+
+    /// Some of them, one after the other.
+    pub(crate) fn range(&self, range: core::ops::Range<usize>) -> &[Glimpse] {
+        self.seen.get(range).unwrap_or_default()
     }
 }
 
@@ -64,61 +97,77 @@ impl Netmap {
         is_netmaps(self) && is_netmaps(other) && self.device.memory_id() == other.device.memory_id()
     }
 
-    /// Looks at the next frame, and copies what of it fits into `head`, or all if it is shorter. If there
-    /// is none, the kernel is asked once if `may_sync`.
-    pub(crate) fn glimpse(
-        &mut self,
-        head: &mut [u8],
-        may_sync: bool,
-    ) -> io::Result<Option<Glimpse>> {
-        if may_sync {
-            self.refill()?;
-            self.turn = (self.turn + 1) % self.receive.len().max(1);
+    /// Looks at the next frames, at most a burst, and copies their heads. If there are none, the kernel is
+    /// asked once. Returns how many there are.
+    pub(crate) fn glimpse(&mut self, into: &mut Glimpses) -> io::Result<usize> {
+        self.refill()?;
+        let rings = self.receive.len().max(1);
+        self.turn = (self.turn + 1) % rings;
+        let mut places = into.seen.iter_mut().zip(&mut into.heads);
+        let mut count = 0;
+        for ring in (0..rings).map(|offset| (self.turn + offset) % rings) {
+            let Some(held) = self.receive.get(ring) else { break };
+            for offset in 0..held.ring.available() {
+                let Some((seen, head)) = places.next() else { return Ok(count) };
+                let index = held.ring.after_head(offset);
+                let Some(slot) = held.ring.slot(index) else { return Ok(count) };
+                let is_whole = self.glimpse_one(slot, head);
+                *seen = Glimpse { ring, index, slot, is_whole };
+                count += 1;
+                // What goes on in the next slots is not looked at, nor what comes after it.
+                if slot.flags & slot_flag::MOREFRAG != 0 {
+                    return Ok(count);
+                }
+            }
         }
-        let rings = self.receive.len();
-        let mut order = (0..rings).map(|offset| (self.turn + offset) % rings);
-        let first = order.find_map(|ring| {
-            let held = self.receive.get(ring).filter(|held| held.ring.available() > 0)?;
-            Some((ring, held.ring.head(), held.ring.slot(held.ring.head())?))
-        });
-        let Some((ring, index, slot)) = first else { return Ok(None) };
-        let length = usize::from(slot.length);
-        let is_one = slot.flags & slot_flag::MOREFRAG == 0
-            && slot.length >= MIN_FRAME
-            && length <= self.region.buffer_size();
-        let known = length.min(head.len());
-        let is_whole = is_one
-            && self
-                .region
-                .buffer(slot.buffer)
-                .zip(head.get_mut(..known))
-                .is_some_and(|(buffer, into)| self.region.read(buffer, into));
-        Ok(Some(Glimpse { ring, index, slot, is_whole }))
+        Ok(count)
     }
 
-    /// Moves the frame that was looked at into the other port's first transmit ring. False, and nothing is
-    /// moved, if there is no room, or the frame is longer than that port takes.
-    pub(crate) fn pass(&mut self, seen: &Glimpse, to: &mut Self) -> io::Result<bool> {
-        let longest = longest(to.info.mtu, &to.region);
-        let Some(out) = to.transmit.first_mut() else { return Ok(false) };
-        if out.ring.available() == 0 || seen.length() > longest {
-            return Ok(false);
+    /// Copies the head of what a slot holds. Whether that is a frame in one buffer.
+    #[inline]
+    fn glimpse_one(&self, slot: Slot, head: &mut [u8; HEAD_LEN]) -> bool {
+        let length = usize::from(slot.length);
+        if slot.flags & slot_flag::MOREFRAG != 0
+            || slot.length < MIN_FRAME
+            || length > self.region.buffer_size()
+        {
+            return false;
         }
-        let Some(held) = self.receive.get_mut(seen.ring) else { return Ok(false) };
-        let place = out.ring.head();
-        let free = out.ring.slot(place).and_then(|slot| self.region.buffer(slot.buffer));
-        let free = free.ok_or_else(|| inconsistent("a transmit slot without a buffer"))?;
-        let Some(filled) = self.region.buffer(seen.slot.buffer) else { return Ok(false) };
-        out.ring.set_slot(place, Slot::swapped(filled, seen.slot.length));
-        out.ring.advance();
-        held.ring.set_slot(seen.index, Slot::swapped(free, 0));
-        held.ring.advance();
-        let bytes = seen.length() as u64;
-        self.counters.received += 1;
+        let head = head.get_mut(..length.min(HEAD_LEN));
+        let buffer = self.region.buffer(slot.buffer);
+        buffer.zip(head).is_some_and(|(buffer, head)| self.region.read(buffer, head))
+    }
+
+    /// Moves frames that were looked at, and are the next, into the other port's first transmit ring, until
+    /// there is no room or one is longer than that port takes. Returns how many were moved.
+    pub(crate) fn pass(&mut self, seen: &[Glimpse], to: &mut Self) -> io::Result<usize> {
+        let longest = longest(to.info.mtu, &to.region);
+        let Some(out) = to.transmit.first_mut() else { return Ok(0) };
+        let (mut count, mut bytes) = (0, 0);
+        for glimpse in seen {
+            if out.ring.available() == 0 || glimpse.length() > longest {
+                break;
+            }
+            let Some(held) = self.receive.get_mut(glimpse.ring) else { break };
+            let place = out.ring.head();
+            let free = out.ring.slot(place).and_then(|slot| self.region.buffer(slot.buffer));
+            let free = free.ok_or_else(|| inconsistent("a transmit slot without a buffer"))?;
+            let Some(filled) = self.region.buffer(glimpse.slot.buffer) else { break };
+            if held.ring.head() != glimpse.index {
+                break;
+            }
+            out.ring.set_slot(place, Slot::swapped(filled, glimpse.slot.length));
+            out.ring.advance();
+            held.ring.set_slot(glimpse.index, Slot::swapped(free, 0));
+            held.ring.advance();
+            count += 1;
+            bytes += glimpse.length() as u64;
+        }
+        self.counters.received += count as u64;
         self.counters.received_bytes += bytes;
-        to.counters.transmitted += 1;
+        to.counters.transmitted += count as u64;
         to.counters.transmitted_bytes += bytes;
-        Ok(true)
+        Ok(count)
     }
 
     /// Copies the frame that was looked at into a slot: the ordinary way. `None` if it is none, or there

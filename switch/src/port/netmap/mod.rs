@@ -28,6 +28,7 @@ mod port;
 mod region;
 
 pub use bank::Bank;
+pub(crate) use cut::{Glimpse, Glimpses};
 pub use kernel::{Control, Device, Direction, Kernel};
 pub use module::{Module, PATH, is_native_veth};
 pub use name::{BadName, PortName};

@@ -304,12 +304,17 @@ impl Slot {
 pub(super) struct Ring {
     region: Arc<Region>,
     at: usize,
+    /// Where the slots lie: `count` of them, in the region.
+    slots: NonNull<u8>,
     count: u32,
     head: u32,
     tail: u32,
     /// Slots that were given back and of which the kernel does not know.
     unpublished: u32,
 }
+
+// SAFETY: `slots` points into the region that `region` keeps, which may be used by any thread.
+unsafe impl Send for Ring {}
 
 impl Ring {
     fn new(region: &Arc<Region>, at: usize) -> io::Result<Self> {
@@ -328,8 +333,11 @@ impl Ring {
         if size as usize != region.buffer_size || buffers_at != Some(region.buffers_at) {
             return Err(inconsistent("a ring with buffers of its own"));
         }
-        let mut ring =
-            Self { region: Arc::clone(region), at, count, head: 0, tail: 0, unpublished: 0 };
+        // Not outside of the region: `end` was compared with its size.
+        let slots = NonNull::new(region.base.as_ptr().wrapping_add(at + ring::SLOTS))
+            .ok_or_else(|| inconsistent("a ring nowhere"))?;
+        let region = Arc::clone(region);
+        let mut ring = Self { region, at, slots, count, head: 0, tail: 0, unpublished: 0 };
         ring.head = load(ring::HEAD)?;
         if ring.head >= count {
             return Err(inconsistent("a ring with its head outside"));
@@ -348,6 +356,13 @@ impl Ring {
     #[inline]
     pub(super) fn head(&self) -> u32 {
         self.head
+    }
+
+    /// The position `offset` slots behind the first that is ours; `offset` is below their number.
+    #[inline]
+    pub(super) fn after_head(&self, offset: u32) -> u32 {
+        let index = self.head + offset;
+        if index >= self.count { index - self.count } else { index }
     }
 
     /// Slots given back since the last sync.
@@ -400,19 +415,25 @@ impl Ring {
         }
     }
 
+    #[inline(always)]
     fn slot_at(&self, index: u32) -> Option<&AtomicU64> {
-        let at = self.at + ring::SLOTS + index as usize * slot::SIZE + slot::BUFFER;
-        (index < self.count).then(|| self.region.long(at)).flatten()
+        // SAFETY: `new` has checked that `count` slots lie in the region, which `self` keeps mapped, from
+        // an address that is a multiple of eight on; a slot begins with this word, which both sides use
+        // as words.
+        (index < self.count).then(|| unsafe {
+            let at = index as usize * slot::SIZE + slot::BUFFER;
+            AtomicU64::from_ptr(self.slots.as_ptr().add(at).cast())
+        })
     }
 
     /// The content of slot `index`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn slot(&self, index: u32) -> Option<Slot> {
         Some(Slot::unpack(self.slot_at(index)?.load(Ordering::Relaxed)))
     }
 
     /// Writes slot `index`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn set_slot(&mut self, index: u32, content: Slot) {
         if let Some(word) = self.slot_at(index) {
             word.store(content.pack(), Ordering::Relaxed);
@@ -421,6 +442,8 @@ impl Ring {
 }
 
 const _: () = {
-    // One word holds buffer, length and flags.
+    // One word holds buffer, length and flags, and is aligned in every slot of an aligned ring.
     assert!(slot::LENGTH == slot::BUFFER + 4 && slot::FLAGS == slot::LENGTH + 2);
+    assert!(ring::SLOTS.is_multiple_of(8) && slot::SIZE.is_multiple_of(8));
+    assert!(slot::BUFFER.is_multiple_of(8) && slot::BUFFER + 8 <= slot::SIZE);
 };

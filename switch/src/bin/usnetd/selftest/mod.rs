@@ -120,7 +120,7 @@ fn steps(args: &NetmapArgs, kernel: Arc<dyn Kernel>, report: &mut Report) -> io:
 
 fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<Bench> {
     // What its rings need, and those of the host rings that are tried beyond the usual pair.
-    let more = u32::from(info.tx_slots.max(info.rx_slots)) * 2 * u32::from(names::HOST_RINGS);
+    let more = info.tx_slots.max(info.rx_slots) * 2 * u32::from(names::HOST_RINGS);
     let held = info.ring_buffers() + more;
     let port_slots = (held + 4096).next_power_of_two();
     let config = config::Memory {

@@ -142,26 +142,36 @@ impl Netmap {
     /// there is no room or one is longer than that port takes. Returns how many were moved.
     pub(crate) fn pass(&mut self, seen: &[Glimpse], to: &mut Self) -> io::Result<usize> {
         let longest = longest(to.info.mtu, &to.region);
-        let Some(out) = to.transmit.first_mut() else { return Ok(0) };
+        let Some(out) = to.transmit.first_mut().map(|held| &mut held.ring) else { return Ok(0) };
         let (mut count, mut bytes) = (0, 0);
-        for glimpse in seen {
-            if out.ring.available() == 0 || glimpse.length() > longest {
+        for of_ring in seen.chunk_by(|a, b| a.ring == b.ring) {
+            let (Some(first), room) = (of_ring.first(), out.available()) else { break };
+            let Some(held) = self.receive.get_mut(first.ring).map(|held| &mut held.ring) else {
+                break;
+            };
+            if held.head() != first.index {
                 break;
             }
-            let Some(held) = self.receive.get_mut(glimpse.ring) else { break };
-            let place = out.ring.head();
-            let free = out.ring.slot(place).and_then(|slot| self.region.buffer(slot.buffer));
-            let free = free.ok_or_else(|| inconsistent("a transmit slot without a buffer"))?;
-            let Some(filled) = self.region.buffer(glimpse.slot.buffer) else { break };
-            if held.ring.head() != glimpse.index {
+            let mut moved = 0;
+            for glimpse in of_ring.iter().take(room as usize) {
+                let Some(filled) = self.region.buffer(glimpse.slot.buffer) else { break };
+                if glimpse.length() > longest {
+                    break;
+                }
+                let place = out.after_head(moved);
+                let free = out.slot(place).and_then(|slot| self.region.buffer(slot.buffer));
+                let free = free.ok_or_else(|| inconsistent("a transmit slot without a buffer"))?;
+                out.set_slot(place, Slot::swapped(filled, glimpse.slot.length));
+                held.set_slot(glimpse.index, Slot::swapped(free, 0));
+                bytes += glimpse.length() as u64;
+                moved += 1;
+            }
+            out.advance_by(moved);
+            held.advance_by(moved);
+            count += moved as usize;
+            if (moved as usize) < of_ring.len() {
                 break;
             }
-            out.ring.set_slot(place, Slot::swapped(filled, glimpse.slot.length));
-            out.ring.advance();
-            held.ring.set_slot(glimpse.index, Slot::swapped(free, 0));
-            held.ring.advance();
-            count += 1;
-            bytes += glimpse.length() as u64;
         }
         self.counters.received += count as u64;
         self.counters.received_bytes += bytes;

@@ -358,7 +358,7 @@ impl Ring {
         self.head
     }
 
-    /// The position `offset` slots behind the first that is ours; `offset` is below their number.
+    /// The position `offset` slots behind the first that is ours; `offset` is at most their number.
     #[inline]
     pub(super) fn after_head(&self, offset: u32) -> u32 {
         let index = self.head + offset;
@@ -398,10 +398,15 @@ impl Ring {
     /// Gives the first slot to the kernel, at the next sync.
     #[inline]
     pub(super) fn advance(&mut self) {
-        if self.available() > 0 {
-            self.head = if self.head + 1 == self.count { 0 } else { self.head + 1 };
-            self.unpublished += 1;
-        }
+        self.advance_by(1);
+    }
+
+    /// Gives the first `count` slots to the kernel, at the next sync; no more than are ours.
+    #[inline]
+    pub(super) fn advance_by(&mut self, count: u32) {
+        let count = count.min(self.available());
+        self.head = self.after_head(count);
+        self.unpublished += count;
     }
 
     /// Writes the positions for the kernel: `cur` is `head`.

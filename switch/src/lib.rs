@@ -10,6 +10,8 @@
 //!   config    usnetd.toml
 //!   capture   frames of a port into a file
 //!   control   who may attach, and what each session holds
+//!   ask       questions to a running daemon
+//!   compat    clients of the predecessor
 //! ```
 
 pub mod net;
@@ -44,3 +46,6 @@ pub mod capture;
 pub mod manual;
 
 pub mod pipe;
+
+pub mod ask;
+pub mod compat;

@@ -13,6 +13,7 @@ use crate::port::{Burst, Port};
 use crate::time::Time;
 use core::time::Duration;
 use std::io;
+use std::os::fd::BorrowedFd;
 use thiserror::Error;
 use usnet::error::FrameError;
 use usnet::raw::Frames;
@@ -93,12 +94,16 @@ impl Bridge {
         Ok(moved)
     }
 
-    /// Sleeps until there may be something to move, at most for `timeout`.
+    /// Sleeps until there may be something to move, or `also` is readable, at most for `timeout`.
     ///
     /// # Errors
     /// [`BridgeError::Session`]
-    pub fn wait(&mut self, timeout: Duration) -> Result<(), BridgeError> {
-        let others: Vec<_> = self.port.descriptor().into_iter().collect();
+    pub fn wait(
+        &mut self,
+        timeout: Duration,
+        also: Option<BorrowedFd<'_>>,
+    ) -> Result<(), BridgeError> {
+        let others: Vec<_> = self.port.descriptor().into_iter().chain(also).collect();
         // What the port has no room for is offered again soon.
         let retry = Duration::from_millis(1);
         let timeout = if self.down.is_empty() { timeout } else { timeout.min(retry) };

@@ -23,8 +23,8 @@ pub use error::{ConfigError, Problem};
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};
 pub use raw::{Backend, HostEndpoint, RawConfig, Ring, Sharing, Take};
-pub(crate) use service::protocol_name;
 pub use service::{Refused, Services};
+pub(crate) use service::{protocol_name, protocol_number};
 
 use crate::classify::Mac;
 use std::net::IpAddr;

@@ -21,6 +21,12 @@ pub(crate) fn protocol_name(protocol: Protocol) -> String {
     named.map_or_else(|| protocol.0.to_string(), |(name, _)| (*name).to_owned())
 }
 
+/// The number of a protocol that [`protocol_name`] has named.
+pub(crate) fn protocol_number(name: &str) -> Option<u8> {
+    let named = NAMES.iter().find(|(known, _)| *known == name);
+    named.map(|(_, protocol)| protocol.0).or_else(|| name.parse().ok())
+}
+
 /// The text names no ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(

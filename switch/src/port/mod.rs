@@ -16,6 +16,7 @@
 pub mod af_packet;
 pub mod af_xdp;
 mod checksum;
+pub mod datagram;
 pub mod netmap;
 pub mod tap;
 pub mod wire;

@@ -10,8 +10,9 @@ use cli::{Cli, ClientVerb, Command, Format};
 use serde_json::Value;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use talk::{Daemon, TalkError};
+use talk::TalkError;
 use usnet_shmring::control::QueryKind;
+use usnet_switch::ask::Daemon;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,6 +1,7 @@
 //! What can be typed.
 
 use crate::capture::CaptureArgs;
+use crate::compat::{CompatArgs, HelperArgs};
 use crate::demo::{ClientArgs, DemoArgs, ProbeArgs};
 use crate::pipe::PipeArgs;
 use crate::selftest::SelfTest;
@@ -41,6 +42,11 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Let a program at the other end of a netmap pipe, or of a port of VALE, be a client
     Pipe(PipeArgs),
+    /// Let programs that were built for usnetd 0.1 be clients
+    Compat(CompatArgs),
+    /// What stands between one such program and usnetd
+    #[command(hide = true)]
+    CompatHelper(HelperArgs),
     /// Write what passes the rings of a netmap card into a file for wireshark
     Capture(CaptureArgs),
     /// Try what this machine's back ends can do

@@ -3,6 +3,7 @@
 mod capture;
 mod check;
 mod cli;
+mod compat;
 mod demo;
 #[cfg(feature = "netmap-double")]
 mod double;
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => return demo::run(&args),
         Command::Pipe(args) => pipe::run(&args).map_err(Failure::other),
+        Command::Compat(args) => compat::run(&args).map_err(Failure::other),
+        Command::CompatHelper(args) => compat::run_helper(&args).map_err(Failure::other),
         Command::Capture(args) => {
             let kernel: Arc<dyn usnet_switch::port::netmap::Kernel> = Arc::new(Module);
             capture::run(&args, &kernel).map_err(Failure::other)

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &PipeArgs) -> Result<(), Box<dyn Error>> {
         } else if idle < LOOKS {
             idle += 1;
         } else {
-            bridge.wait(Duration::from_secs(1))?;
+            bridge.wait(Duration::from_secs(1), None)?;
         }
     }
 }

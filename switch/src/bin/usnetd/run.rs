@@ -78,7 +78,7 @@ fn wait(daemon: &Daemon, signals: &Signals) -> io::Result<()> {
     }
 }
 
-fn start_log() {
+pub(crate) fn start_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

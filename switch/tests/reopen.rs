@@ -18,9 +18,9 @@ use usnet::{Claim, Options, Session};
 use usnet_switch::classify::Mac;
 use usnet_switch::config::Config;
 use usnet_switch::daemon::{Daemon, Prepared, ReadyInterface};
-use usnet_switch::net::Netlink;
 use usnet_switch::net::namespace::Namespace;
 use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_switch::net::{Channels, Netlink};
 use usnet_switch::port::netmap::double::{Double, Medium, NicSpec, QueueMedium, queue_pair};
 use usnet_switch::port::netmap::{Kernel, Module};
 
@@ -271,6 +271,19 @@ fn a_session_outlives_the_removal_of_an_interface_with_xdp_sockets_that_take_all
     if !xdp_is_missing(name) {
         let interface = "port = \"af_xdp\"\ntake = \"all\"\nhost = \"veth\"";
         isolated(name, || a_removed_link_comes_back(name, interface));
+    }
+}
+
+#[test]
+fn two_workers_each_have_a_queue_of_an_interface_also_when_it_has_come_back() {
+    let name = "two_workers_each_have_a_queue_of_an_interface_also_when_it_has_come_back";
+    if !xdp_is_missing(name) {
+        // It has one queue, is given a second, and has one again in the end.
+        let interface = "port = \"af_xdp\"\n[worker]\ncount = 2\n";
+        isolated(name, || {
+            a_removed_link_comes_back(name, interface);
+            assert_eq!(Channels::of("sv0").unwrap().receiving(), 1);
+        });
     }
 }
 

@@ -24,7 +24,9 @@ use crate::net::guard::{Guard, Pass};
 use crate::net::namespace::Namespace;
 use crate::net::offload::{KeptOffloads, Offload};
 use crate::net::sysctl::{Changed, Setting};
-use crate::net::{InterfaceAddress, KeptQdisc, Link, NetError, Netlink, Scope};
+use crate::net::{
+    Channels, InterfaceAddress, KeptChannels, KeptQdisc, Link, NetError, Netlink, Scope,
+};
 use crate::port::Port;
 use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion, promiscuous};
 use crate::port::tap::{Tap, TapSpec};
@@ -115,6 +117,7 @@ pub struct Kept {
     /// First, so that the kernel hears again before its endpoint goes.
     guard: Option<Guard>,
     offloads: Option<KeptOffloads>,
+    channels: Option<KeptChannels>,
     veth: Option<(Netlink, String)>,
     /// Dropped, and so put back, after the offloads.
     qdisc: Option<KeptQdisc>,
@@ -143,6 +146,7 @@ impl Kept {
         };
         if !is_there {
             self.offloads.iter_mut().for_each(KeptOffloads::forget);
+            self.channels.iter_mut().for_each(KeptChannels::forget);
             self.qdisc.iter_mut().for_each(KeptQdisc::forget);
         }
     }
@@ -165,6 +169,17 @@ impl Kept {
     /// Switches off what would make received frames longer than a slot.
     pub(super) fn turn_off_joining(&mut self, name: &str) -> Result<(), NetError> {
         self.turn_off_offloads(name, &[Offload::GenericReceive, Offload::LargeReceive])
+    }
+
+    /// Gives the interface other queues until this is dropped.
+    pub(super) fn change_channels(
+        &mut self,
+        name: &str,
+        before: Channels,
+        to: Channels,
+    ) -> Result<(), NetError> {
+        self.channels = Some(KeptChannels::change(name, before, to)?);
+        Ok(())
     }
 
     /// Keeps the kernel from hearing all but what passes.

@@ -42,11 +42,10 @@ pub(super) fn open(
     workers: usize,
     slots: Option<&Arc<Segment>>,
 ) -> Result<Opened, OpenError> {
-    let (1, Some(segment)) = (workers, slots) else {
+    let Some(segment) = slots else {
         return Err(OpenError::Unsuitable {
             name: interface.name.clone(),
-            problem: "has XDP sockets for one worker only; set worker.count to 1, or take port = \
-                      \"af_packet\"",
+            problem: "has no slots to receive into",
         });
     };
     let name = interface.name.as_str();
@@ -57,10 +56,10 @@ pub(super) fn open(
     kept.turn_off_offloads(name, &offloads).map_err(net_error(name))?;
     let host = match interface.host {
         HostEndpoint::None => None,
-        _ => Some(open_host(&mut kept, &mut netlink, interface, &link, 1)?),
+        _ => Some(open_host(&mut kept, &mut netlink, interface, &link, workers)?),
     };
     let passes: &[Pass] = if host.is_some() { &Pass::ALL } else { &[] };
-    let queues = Channels::of(name).map_err(net_error(name))?.receiving();
+    let queues = enough_queues(&mut kept, name, workers)?;
     let spec = AfXdpSpec {
         name: link.name.clone(),
         index: link.index,
@@ -81,18 +80,45 @@ pub(super) fn open(
         generic: false,
         copy: false,
     };
-    let mut wire = AfXdp::open(&spec, segment).map_err(|error| port_error(name, error))?;
+    let mut wires =
+        AfXdp::open_group(&spec, segment, workers).map_err(|error| port_error(name, error))?;
     if host.is_some() {
-        // After the program, so that it hears nothing but what passes.
-        for beside in open_sockets(name, &link, Ring::V2, false, 1)? {
+        // After the program, so that they hear nothing but what passes.
+        let beside = open_sockets(name, &link, Ring::V2, false, workers)?;
+        for (wire, beside) in wires.iter_mut().zip(beside) {
             wire.set_beside(Box::new(beside)).map_err(|error| port_error(name, error))?;
         }
     }
-    let mode = wire.mode().unwrap_or_default();
+    let mode = wires.first().and_then(Port::mode).unwrap_or_default();
     tracing::info!(interface = name, mode, queues, slots = spec.frames, "XDP sockets open");
-    let queues = Queue::pair(vec![wire], host);
+    let queues = Queue::pair(wires, host);
     let opened = opened(interface, link.mac, mtu, addresses, queues, passes);
     Ok(Opened { kept, ..opened })
+}
+
+/// How many queues the interface receives by: those that it has, or one for each worker where it can be
+/// given these.
+fn enough_queues(kept: &mut Kept, name: &str, workers: usize) -> Result<u32, OpenError> {
+    let channels = Channels::of(name).map_err(net_error(name))?;
+    let (has, wanted) = (channels.receiving(), u32::try_from(workers).unwrap_or(u32::MAX));
+    if has >= wanted {
+        return Ok(has);
+    }
+    match kept.change_channels(name, channels, channels.resized(wanted)) {
+        Ok(()) => {
+            tracing::info!(
+                interface = name,
+                queues = wanted,
+                before = has,
+                "queues for all workers"
+            );
+            Ok(wanted)
+        }
+        Err(error) => {
+            tracing::info!(interface = name, %error, "no queue for each worker");
+            Ok(has)
+        }
+    }
 }
 
 /// A power of two, so that all queues together have half of the slots at most: a quarter to receive
@@ -106,21 +132,6 @@ fn slots_of_a_queue(all: u32, queues: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use std::path::Path;
-    use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
-    use usnet_shmring::region::Writer;
-
-    #[test]
-    fn several_workers_are_refused_with_the_way_out() {
-        let text = "[[interface]]\nname = \"none0\"\nport = \"af_xdp\"\n";
-        let config = Config::parse(Path::new("t.toml"), text).unwrap();
-        let arena = Arena::reserve(64, SlotSize::DEFAULT).unwrap();
-        let range = SlotRange::whole(arena.add_segment("test", Writer::Daemon, 64, false).unwrap());
-        let refused =
-            open(&config.interfaces[0], 2, Some(range.segment())).unwrap_err().to_string();
-        assert!(refused.contains("set worker.count to 1"), "{refused}");
-    }
 
     #[test]
     fn queues_leave_slots_for_the_clients() {

@@ -52,10 +52,55 @@ impl Channels {
         run(name, &mut EthtoolChannels { command: SET, rx, tx, combined, ..request })
     }
 
+    /// The same with `count` that receive and as many that send, of the kind that it has.
+    #[must_use]
+    pub const fn resized(self, count: u32) -> Self {
+        if self.combined > 0 {
+            Self { receive: 0, transmit: 0, combined: count }
+        } else {
+            Self { receive: count, transmit: count, combined: 0 }
+        }
+    }
+
     /// Queues that receive, at least one.
     #[must_use]
     pub fn receiving(self) -> u32 {
         self.receive.saturating_add(self.combined).max(1)
+    }
+}
+
+/// The queues that an interface had, given back when this is dropped.
+#[derive(Debug)]
+pub struct KeptChannels {
+    name: String,
+    before: Channels,
+    is_forgotten: bool,
+}
+
+impl KeptChannels {
+    /// Gives an interface other queues, and remembers those that it has.
+    ///
+    /// # Errors
+    /// As [`Channels::set`]; nothing is changed.
+    pub fn change(name: &str, before: Channels, to: Channels) -> Result<Self, NetError> {
+        to.set(name)?;
+        Ok(Self { name: name.into(), before, is_forgotten: false })
+    }
+
+    /// Gives nothing back: the interface is gone.
+    pub fn forget(&mut self) {
+        self.is_forgotten = true;
+    }
+}
+
+impl Drop for KeptChannels {
+    fn drop(&mut self) {
+        if !self.is_forgotten
+            && let Err(error) = self.before.set(&self.name)
+        {
+            let (name, queues) = (&self.name, self.before);
+            tracing::warn!(%name, ?queues, %error, "the queues were not given back");
+        }
     }
 }
 

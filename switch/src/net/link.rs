@@ -32,6 +32,8 @@ const IFLA_QDISC: u16 = 6;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -218,23 +220,41 @@ impl Netlink {
         peer: &str,
         peer_namespace: Option<BorrowedFd<'_>>,
     ) -> Result<(), NetError> {
+        self.add_veth_of(None, name, peer, peer_namespace)
+    }
+
+    /// The same with so many queues of each direction at both ends, if that is given.
+    ///
+    /// # Errors
+    /// As [`add_veth`](Self::add_veth).
+    pub fn add_veth_of(
+        &mut self,
+        queues: Option<u32>,
+        name: &str,
+        peer: &str,
+        peer_namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<(), NetError> {
         name_bytes(name)?;
         name_bytes(peer)?;
         let namespace = peer_namespace.map(|fd| fd.as_raw_fd().cast_unsigned());
         let header = LinkHeader::default();
-        let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header)
-            .text(IFLA_IFNAME, name)
-            .nested(IFLA_LINKINFO, |info| {
-                info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |data| {
-                    data.nested(VETH_INFO_PEER, |end| {
-                        let end = end.raw(&header).text(IFLA_IFNAME, peer);
-                        match namespace {
-                            Some(fd) => end.u32(IFLA_NET_NS_FD, fd),
-                            None => end,
-                        }
-                    })
+        let sized = |message: Message| match queues {
+            Some(count) => message.u32(IFLA_NUM_TX_QUEUES, count).u32(IFLA_NUM_RX_QUEUES, count),
+            None => message,
+        };
+        let message =
+            Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header).text(IFLA_IFNAME, name);
+        let message = sized(message).nested(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |data| {
+                data.nested(VETH_INFO_PEER, |end| {
+                    let end = sized(end.raw(&header).text(IFLA_IFNAME, peer));
+                    match namespace {
+                        Some(fd) => end.u32(IFLA_NET_NS_FD, fd),
+                        None => end,
+                    }
                 })
-            });
+            })
+        });
         self.socket
             .request(message)
             .map_err(|e| e.of("make the veth pair", format!("{name} and {peer}")))

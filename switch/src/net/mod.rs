@@ -29,7 +29,7 @@ pub mod offload;
 pub mod sysctl;
 
 pub use address::{InterfaceAddress, Scope};
-pub use channels::Channels;
+pub use channels::{Channels, KeptChannels};
 pub use error::NetError;
 pub use link::{Link, LinkState, Netlink};
 pub use qdisc::KeptQdisc;

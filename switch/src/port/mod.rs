@@ -234,8 +234,8 @@ pub trait Port: Debug + Send {
         None
     }
 
-    /// Bits that it wants kept of the ports that may be a client's, if it leaves other frames to the
-    /// kernel.
+    /// Counts that it wants kept of the ports that may be a client's, if it leaves other frames to the
+    /// kernel. Those of all workers of an interface are the same.
     fn claimed_ports(&self) -> Option<Arc<dyn ClaimedPorts>> {
         None
     }

@@ -155,29 +155,37 @@ impl Table {
         self.changes + self.exact.changes() + self.shared.as_ref().map_or(0, Shared::generation)
     }
 
-    /// Keeps bits of all ports that may be a client's.
+    /// Keeps count of all ports that may be a client's at an address that is not a client's alone.
     pub fn set_claimed(&mut self, ports: Arc<dyn ClaimedPorts>) {
-        self.claims = Some(Claims(ports));
+        self.claims = Some(Claims::new(ports));
         self.tell_all();
     }
 
-    /// Sets exactly the bits of what is in the table.
-    fn tell_all(&self) {
-        let Some(claims) = &self.claims else { return };
-        let listeners = self.locals.iter().flat_map(|local| {
+    /// Counts exactly what is in the table.
+    fn tell_all(&mut self) {
+        let Self { claims: Some(claims), locals, exact, .. } = self else { return };
+        let shared = locals.iter().filter(|local| local.shared.is_some());
+        let listeners = shared.flat_map(|local| {
             let maps = local.ports.iter().enumerate();
             maps.filter_map(|(index, map)| Some((index, map.as_ref()?)))
                 .flat_map(|(index, map)| map.used().map(move |port| (index, port)))
         });
-        let flows = self.exact.flows().map(|f| (map_index(f.protocol), f.destination_port));
-        claims.replace(listeners.chain(flows.filter(|(index, _)| *index < MAPPED.len())));
+        let is_shared = |address| locals.iter().any(|l| l.address == address && l.shared.is_some());
+        let flows = exact
+            .flows()
+            .map(|f| (map_index(f.protocol), f))
+            .filter(|(index, f)| *index < MAPPED.len() && is_shared(f.destination))
+            .map(|(index, f)| (index, f.destination_port));
+        claims.replace(listeners.chain(flows));
     }
 
-    /// Sets the bit of a flow's port. Flows of protocols without ports have none.
-    fn tell(&self, flow: &Flow) {
+    /// Counts a flow's port. Flows of protocols without ports have none.
+    fn tell(&mut self, flow: &Flow) {
         let index = map_index(flow.protocol);
-        if let Some(claims) = &self.claims
-            && index < MAPPED.len()
+        if index < MAPPED.len()
+            && self.claims.is_some()
+            && self.local(flow.destination).is_some_and(|local| local.shared.is_some())
+            && let Some(claims) = &mut self.claims
         {
             claims.add(index, core::iter::once(flow.destination_port));
         }
@@ -266,7 +274,10 @@ impl Table {
         let index = map_index(protocol);
         let Some(map) = local.ports.get_mut(index) else { return false };
         map.get_or_insert_with(PortMap::new).set(first, count, to);
-        if let Some(claims) = self.claims.as_ref().filter(|_| to.is_some()) {
+        if let Some(claims) = &mut self.claims
+            && to.is_some()
+            && local.shared.is_some()
+        {
             claims.add(index, (first..=u16::MAX).take(count.into()));
         }
         true
@@ -340,8 +351,10 @@ impl Table {
     /// Takes over what another worker has learned of this flow.
     #[inline(never)]
     fn adopt(&mut self, flow: &Flow, now: Time) -> Option<(Receiver, Option<FlowIndex>)> {
+        let receiver = self.shared.as_ref()?.get(flow)?;
+        // Here it outlives the other's table.
+        self.tell(flow);
         let shared = self.shared.as_ref()?;
-        let receiver = shared.get(flow)?;
         if let Ok(Some((older, of))) = self.exact.insert(*flow, receiver, true, now) {
             shared.give_up(&older, of);
         }

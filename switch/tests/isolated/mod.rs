@@ -68,9 +68,14 @@ pub(crate) fn address(text: &str) -> InterfaceAddress {
 
 /// The two hosts of the picture above; the second one.
 pub(crate) fn two_hosts() -> Namespace {
+    two_hosts_with(None)
+}
+
+/// The same with so many queues of each direction at both ends.
+pub(crate) fn two_hosts_with(queues: Option<u32>) -> Namespace {
     let peer = Namespace::create().unwrap();
     let mut net = Netlink::open().unwrap();
-    net.add_veth("sv0", "pv0", Some(peer.as_fd())).unwrap();
+    net.add_veth_of(queues, "sv0", "pv0", Some(peer.as_fd())).unwrap();
     net.add_address("sv0", address("10.9.0.1/24")).unwrap();
     net.add_address("sv0", address("fd09::1/64")).unwrap();
     net.set_up("sv0").unwrap();

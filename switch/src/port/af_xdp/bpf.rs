@@ -110,8 +110,8 @@ impl SocketMap {
     }
 }
 
-/// A bit for each port that may be a client's: an array of one value, which the table writes and the
-/// program reads, without a system call in between.
+/// A count for each port that may be a client's: an array of one value, which the workers' tables write and
+/// the program reads, without a system call in between.
 #[derive(Debug)]
 pub(super) struct ClaimMap {
     map: Map<u32, [u8; CLAIMED_BYTES]>,
@@ -119,12 +119,13 @@ pub(super) struct ClaimMap {
 }
 
 impl ClaimMap {
-    pub(super) fn new() -> Result<Self, XdpError> {
+    /// For the tables of so many workers.
+    pub(super) fn new(workers: u8) -> Result<Self, XdpError> {
         let map = Map::create(MapKind::Array, "usnet_claimed", 1)?;
         let memory = MapMemory::of(&map.raw).map_err(refused("map a BPF map"))?;
-        // Until the table has spoken any port may be a client's.
-        for byte in memory.bytes() {
-            byte.store(u8::MAX, Ordering::SeqCst);
+        // Until all tables have spoken any port may be a client's.
+        for count in memory.bytes() {
+            count.store(workers, Ordering::SeqCst);
         }
         Ok(Self { map, memory })
     }
@@ -136,7 +137,7 @@ impl ClaimMap {
 }
 
 impl ClaimedPorts for ClaimMap {
-    fn bytes(&self) -> &[AtomicU8] {
+    fn counts(&self) -> &[AtomicU8] {
         self.memory.bytes()
     }
 }

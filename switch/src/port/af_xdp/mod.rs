@@ -9,7 +9,7 @@
 //!   asm      instructions of BPF          program  which frames the switch gets
 //!   bpf      maps, programs, links        sys      bpf(2), and rings in shared memory
 //!   umem     slots that the kernel has    rings    one ring; queue: a socket and its four
-//!   receive  rx ring to pool              port     all of an interface
+//!   receive  rx ring to pool              port     a worker's queues of an interface; open: all of them
 //! ```
 //!
 //! - The kernel gets slots of the port segment only, and the private list of what it has is what counts.
@@ -20,6 +20,7 @@
 
 mod asm;
 mod bpf;
+mod open;
 mod port;
 mod program;
 mod queue;
@@ -28,7 +29,8 @@ mod rings;
 mod sys;
 mod umem;
 
-pub use port::{AfXdp, AfXdpSpec};
+pub use open::AfXdpSpec;
+pub use port::AfXdp;
 
 #[cfg(test)]
 mod tests;

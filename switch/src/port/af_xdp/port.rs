@@ -1,4 +1,5 @@
-//! The port: the queues of an interface, and the program in front of them.
+//! The port: one worker's queues of an interface, behind the program that all workers' have in front of
+//! them.
 //!
 //! ```text
 //!   receive   rx ring: [slot with a frame] --> switch      pool: [free slot] --> fill ring
@@ -9,64 +10,33 @@
 //!   kernel copies, between its own buffer and the slot.
 //! - A received frame is handed on only if a free slot takes its place, so the number of slots that the
 //!   kernel has to receive into never shrinks.
-//! - All is sent by the first queue, so that no frame overtakes another.
+//! - All is sent by the first of its queues, so that no frame overtakes another.
 //! - What the program lets pass comes by a packet socket beside the queues, since the kernel and the
 //!   switch both need it (ARP, neighbour discovery).
 
-use super::bpf::{ClaimMap, Hook, Link, Program, SocketMap, XdpError};
-use super::program::{Shares, XDP_PASS, take};
-use super::queue::{Binding, Kick, Queue, wait_for_release};
+use super::bpf::{ClaimMap, Hook, Link};
+use super::open::AfXdpSpec;
+use super::queue::{Kick, Queue, wait_for_release};
 use super::receive::receive_from;
 use super::rings::inconsistent;
-use super::umem::{HEADROOM, Purpose, Umem};
-use crate::classify::Mac;
-use crate::net::guard::Pass;
+use super::umem::{Purpose, Umem};
 use crate::port::{Burst, Port, PortCounters, PortInfo};
 use crate::steer::ClaimedPorts;
 use crate::time::Time;
 use core::time::Duration;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use usnet_shmring::arena::Segment;
 use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
 
-/// What to open.
-#[derive(Clone, Debug)]
-pub struct AfXdpSpec {
-    /// Name of the interface, for people.
-    pub name: String,
-    /// Its index.
-    pub index: u32,
-    /// Its link address.
-    pub mac: Mac,
-    /// Largest IP packet, in bytes.
-    pub mtu: u16,
-    /// Its receive queues.
-    pub queues: u32,
-    /// Slots of each direction and queue, about; rounded to a power of two.
-    pub frames: u32,
-    /// What the kernel goes on to hear by itself.
-    pub passing: Vec<Pass>,
-    /// Addresses whose frames the kernel gets directly unless a client has claimed the port; none: the
-    /// switch gets all but `passing`.
-    pub shared: Vec<IpAddr>,
-    /// Whether the medium hands over frames whose checksums a card was meant to finish, as a veth does.
-    pub unfinished: bool,
-    /// Meet frames in the kernel's receive path even if the driver could.
-    pub generic: bool,
-    /// Let the kernel copy frames even if the driver could use the slots.
-    pub copy: bool,
-}
-
 /// How frames reach the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mode {
-    hook: Hook,
+pub(super) struct Mode {
+    pub(super) hook: Hook,
     /// Whether the driver uses the slots itself.
-    zero_copy: bool,
+    pub(super) zero_copy: bool,
 }
 
 impl Mode {
@@ -89,10 +59,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 pub struct AfXdp {
     info: PortInfo,
     index: u32,
-    mode: Mode,
+    pub(super) mode: Mode,
     unfinished: bool,
-    umem: Umem,
-    queues: Vec<Queue>,
+    pub(super) umem: Umem,
+    pub(super) queues: Vec<Queue>,
     /// Receive queue that is looked at first.
     turn: usize,
     beside: Option<Box<dyn Port>>,
@@ -102,26 +72,17 @@ pub struct AfXdp {
     waiting: Option<(Time, Kick)>,
     last_error_check: Time,
     counters: PortCounters,
-    /// Which ports the program leaves to the switch.
-    claimed: Option<Arc<ClaimMap>>,
-    /// Taken off the interface first.
-    link: Option<Link>,
+    /// Which ports the program leaves to the switch; one for all workers.
+    pub(super) claimed: Option<Arc<ClaimMap>>,
+    /// The program's place, taken off the interface before the last worker's queues are closed. Those of a
+    /// queue that is closed are the kernel's.
+    pub(super) link: Option<Arc<Link>>,
 }
 
 impl AfXdp {
-    /// Binds sockets to all queues of an interface and puts the program in front of them; `segment` is
-    /// the pool's port segment. The kernel gets slots when the port is first asked for frames. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`, the last in the first
-    /// user namespace.
-    ///
-    /// # Errors
-    /// What the kernel refused, and the way out where one is known.
-    pub fn open(spec: &AfXdpSpec, segment: &Arc<Segment>) -> io::Result<Self> {
-        let umem = Umem::new(Arc::clone(segment));
-        let longest = u32::from(spec.mtu) + 14 + 8;
-        if longest > umem.longest_frame() {
-            return Err(too_long(spec.mtu, longest));
-        }
-        let mut port = Self {
+    /// A port without queues yet.
+    pub(super) fn new(spec: &AfXdpSpec, segment: &Arc<Segment>) -> Self {
+        Self {
             info: PortInfo {
                 name: spec.name.clone(),
                 backend: "af_xdp",
@@ -131,7 +92,7 @@ impl AfXdp {
             index: spec.index,
             mode: Mode { hook: Hook::Driver, zero_copy: false },
             unfinished: spec.unfinished,
-            umem,
+            umem: Umem::new(Arc::clone(segment)),
             queues: Vec::new(),
             turn: 0,
             beside: None,
@@ -141,45 +102,7 @@ impl AfXdp {
             counters: PortCounters::default(),
             claimed: None,
             link: None,
-        };
-        port.start(spec)?;
-        Ok(port)
-    }
-
-    fn start(&mut self, spec: &AfXdpSpec) -> io::Result<()> {
-        let frames = spec.frames.clamp(64, 1 << 14).next_power_of_two();
-        for queue in 0..spec.queues.max(1) {
-            let copy = spec.copy || spec.generic;
-            let binding = Binding { interface: spec.index, queue, copy, frames };
-            let queue = Queue::open(&self.umem, binding, self.queues.first())?;
-            self.queues.push(queue);
         }
-        if let Some(first) = self.queues.first() {
-            self.mode.zero_copy = first.is_zero_copy()?;
-        }
-        // Last, since from here on the kernel does not get the frames.
-        let sockets = SocketMap::sockets(spec.queues.max(1))?;
-        for queue in &self.queues {
-            sockets.set(queue.number(), queue.as_fd())?;
-        }
-        let shares = match spec.shared.len() {
-            0 => None,
-            _ => {
-                let claimed = ClaimMap::new()?;
-                let (mac, addresses) = (spec.mac, spec.shared.clone());
-                let shares = Shares { mac, addresses, claimed: claimed.number() };
-                self.claimed = Some(Arc::new(claimed));
-                Some(shares)
-            }
-        };
-        let code = take(sockets.number(), &spec.passing, shares.as_ref(), XDP_PASS)
-            .map_err(io::Error::other)?;
-        // The program keeps the map.
-        let program = Program::load("usnet_take", &code)?;
-        tracing::debug!(interface = spec.name, instructions = code.len(), "XDP program loaded");
-        let (hook, link) = attach(&program, spec)?;
-        (self.mode.hook, self.link) = (hook, Some(link));
-        self.watch()
     }
 
     /// Adds a port that hears what the program lets pass.
@@ -192,7 +115,7 @@ impl AfXdp {
     }
 
     /// Makes one descriptor of several.
-    fn watch(&mut self) -> io::Result<()> {
+    pub(super) fn watch(&mut self) -> io::Result<()> {
         let beside = self.beside.as_ref().and_then(|port| port.descriptor());
         if self.queues.len() + usize::from(beside.is_some()) < 2 {
             return Ok(());
@@ -223,32 +146,6 @@ impl AfXdp {
         self.last_error_check = now;
         self.queues.iter().try_for_each(Queue::error)
     }
-}
-
-fn too_long(mtu: u16, longest: u32) -> io::Error {
-    let text = format!(
-        "an MTU of {mtu} needs slots of {} bytes, {HEADROOM} of which are the kernel's; set \
-         memory.slot_size, lower the MTU, or take port = \"af_packet\"",
-        (longest + HEADROOM).next_power_of_two()
-    );
-    io::Error::new(io::ErrorKind::InvalidInput, text)
-}
-
-/// Attaches the program in the driver, or behind it where the driver cannot.
-fn attach(program: &Program, spec: &AfXdpSpec) -> Result<(Hook, Link), XdpError> {
-    if !spec.generic {
-        match program.attach(spec.index, Hook::Driver) {
-            Ok(link) => return Ok((Hook::Driver, link)),
-            Err(XdpError::Refused { source, .. })
-                if !matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) =>
-            {
-                let interface = &spec.name;
-                tracing::info!(%interface, %source, "the driver takes no XDP program; generic mode");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((Hook::Generic, program.attach(spec.index, Hook::Generic)?))
 }
 
 impl Port for AfXdp {

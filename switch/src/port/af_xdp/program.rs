@@ -7,7 +7,7 @@
 //!           +-- any other --> socket of this receive queue, XDP_PASS where there is none
 //! ```
 //!
-//! - The second way is there if bits of claimed ports are. It is for frames that cannot be a client's by
+//! - The second way is there if counts of claimed ports are. It is for frames that cannot be a client's by
 //!   any reading: whole, untagged, without options. All in doubt is the switch's to decide, which hands on
 //!   what is the kernel's.
 //! - What passes is exactly what [`Pass::covers`] says, bounds of the packet included; a test runs both
@@ -56,7 +56,7 @@ pub(super) struct Shares {
     pub(super) mac: Mac,
     /// Addresses of the kernel, whose ports clients may claim.
     pub(super) addresses: Vec<IpAddr>,
-    /// The array of bits of claimed ports.
+    /// The array of counts of claimed ports.
     pub(super) claimed: i32,
 }
 
@@ -246,19 +246,16 @@ fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
     a.bind(test);
     a.load(Size::Half, PORT, HERE, 2);
     a.from_big_endian16(PORT);
-    a.set(Reg::R0, PORT);
-    a.alu(Op::ShiftRight, Reg::R0, 3);
-    a.alu(Op::Add, Reg::R1, Reg::R0);
+    // A bound that older verifiers do not see by themselves.
+    a.alu(Op::And, PORT, 0xffff);
+    a.alu(Op::Add, Reg::R1, PORT);
     a.load(Size::Byte, Reg::R0, Reg::R1, 0);
-    a.alu(Op::And, PORT, 7);
-    a.alu(Op::ShiftRight, Reg::R0, PORT);
-    a.alu(Op::And, Reg::R0, 1);
     a.jump_if(Reg::R0, If::Equal, 0, pass);
     // What is left falls through to `take`, which the caller binds next.
 }
 
-/// The bits of one protocol, as a distance for an instruction.
-const PROTOCOL_STEP: i32 = 8192;
+/// The counts of one protocol, as a distance for an instruction.
+const PROTOCOL_STEP: i32 = 1 << 16;
 const _: () = assert!(PROTOCOL_STEP.cast_unsigned() as usize == PROTOCOL_BYTES);
 
 /// Jumps to `other` unless the bytes at `at` are these, an even number. By halves: an immediate of 32

@@ -92,11 +92,12 @@ fn bind(mut attempt: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
 }
 
 impl Queue {
-    /// Opens a queue. The first of an interface registers the UMEM, the others share the `first`'s.
+    /// Opens a queue. The first of an interface registers the UMEM, the others share that of the `first`'s
+    /// socket.
     pub(super) fn open(
         umem: &Umem,
         binding: Binding,
-        first: Option<&Self>,
+        first: Option<BorrowedFd<'_>>,
     ) -> Result<Self, XdpError> {
         let Binding { interface, queue, copy, frames } = binding;
         let socket = new_socket()?;
@@ -129,10 +130,9 @@ impl Queue {
                 let address = SocketAddrXdp::new(flags, interface, queue);
                 bind(|| rustix::net::bind(&socket, &address))
             }
-            Some(first) => {
+            Some(shared_umem_fd) => {
                 let flags = SocketAddrXdpFlags::XDP_SHARED_UMEM;
                 let addr = SocketAddrXdp::new(flags, interface, queue);
-                let shared_umem_fd = first.socket.as_fd();
                 let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd };
                 bind(|| rustix::net::bind(&socket, &address))
             }

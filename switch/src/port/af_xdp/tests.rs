@@ -53,7 +53,7 @@ fn lines(text: &str) -> BTreeSet<String> {
 #[test]
 fn the_verifier_reads_the_same_instructions() {
     let Some(map) = sockets() else { return };
-    let claimed = ClaimMap::new().unwrap();
+    let claimed = ClaimMap::new(1).unwrap();
     let shares = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         Shares { mac: Mac([2, 0, 0, 0, 0, 1]), addresses, claimed: claimed.number() }
@@ -208,7 +208,7 @@ const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
 fn claims(map: &SocketMap) -> (Table, Program, Vec<IpAddr>) {
     let addresses: Vec<IpAddr> =
         ["10.0.0.1", "fd00::1", "10.0.0.2"].iter().map(|a| a.parse().unwrap()).collect();
-    let claimed = Arc::new(ClaimMap::new().unwrap());
+    let claimed = Arc::new(ClaimMap::new(1).unwrap());
     let shares = Shares { mac: OURS, addresses: addresses.clone(), claimed: claimed.number() };
     let code = take(map.number(), &Pass::ALL, Some(&shares), XDP_DROP).unwrap();
     let program = Program::load("usnet_share", &code).unwrap();

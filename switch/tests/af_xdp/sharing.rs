@@ -1,172 +1,26 @@
-//! XDP sockets against real kernel stacks at the other end of a veth.
+//! One worker's port: what it takes, what it leaves to the kernel, what it gives back.
 
-mod isolated;
-
-use isolated::{isolated, skip, two_hosts};
-use rustix::time::{ClockId, clock_gettime};
+use crate::isolated::{skip, two_hosts};
+use crate::{Memory, fold, mac_of, payload, receive_until, send_one, spec, udp_frame, with_xdp};
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use usnet_shmring::arena::{Arena, Segment, SlotRange, SlotSize};
+use std::time::Duration;
+use usnet_shmring::arena::SlotRange;
 use usnet_shmring::ledger::SessionId;
-use usnet_shmring::pool::{HomeKind, Pool};
+use usnet_shmring::pool::HomeKind;
 use usnet_shmring::region::Writer;
-use usnet_switch::classify::{Mac, Protocol};
+use usnet_switch::classify::Protocol;
 use usnet_switch::net::guard::Pass;
-use usnet_switch::net::namespace::Namespace;
-use usnet_switch::net::sysctl::Setting;
 use usnet_switch::net::{Channels, Netlink};
-use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
-use usnet_switch::port::af_xdp::{AfXdp, AfXdpSpec};
+use usnet_switch::port::af_xdp::AfXdpSpec;
 use usnet_switch::port::{Burst, Port};
 use usnet_switch::steer::Table;
 use usnet_switch::time::Time;
 use usnet_switch::verdict::Receiver;
 
-/// Slots of a test's pool.
-const SLOTS: u32 = 4096;
-
-/// A pool, and its port segment.
-struct Memory {
-    arena: Arc<Arena>,
-    segment: Arc<Segment>,
-    pool: Pool,
-}
-
-impl Memory {
-    fn new() -> Self {
-        let arena = Arena::reserve(4 * SLOTS, SlotSize::DEFAULT).unwrap();
-        // So that the port segment is not at the beginning.
-        let before = arena.add_segment("before", Writer::Daemon, 1024, false).unwrap();
-        let range = arena.add_segment("test", Writer::Daemon, SLOTS, false).map(SlotRange::whole);
-        let range = range.unwrap();
-        drop(before);
-        let segment = Arc::clone(range.segment());
-        Self { arena, segment, pool: Pool::new(range).unwrap() }
-    }
-
-    fn open(&mut self, spec: &AfXdpSpec) -> std::io::Result<AfXdp> {
-        let mut port = AfXdp::open(spec, &self.segment)?;
-        // The first look gives the kernel its slots.
-        let mut burst = Burst::new();
-        port.receive(Time(0), &mut self.pool, &mut burst)?;
-        burst.clear(&mut self.pool);
-        Ok(port)
-    }
-
-    fn assert_all_free(&self) {
-        let (audit, slots) = self.pool.audit();
-        assert_eq!((audit.free, slots), (slots, slots), "{audit:?}");
-    }
-}
-
-fn spec(name: &str) -> AfXdpSpec {
-    let link = Netlink::open().unwrap().link(name).unwrap();
-    AfXdpSpec {
-        name: name.into(),
-        index: link.index,
-        mac: link.mac,
-        mtu: u16::try_from(link.mtu).unwrap(),
-        queues: 1,
-        frames: 64,
-        passing: Pass::NEIGHBOURS.to_vec(),
-        shared: Vec::new(),
-        unfinished: true,
-        generic: false,
-        copy: false,
-    }
-}
-
-/// Runs a test in namespaces of its own, if XDP programs may be loaded.
-fn with_xdp(name: &str, body: impl FnOnce()) {
-    isolated(name, || {
-        let mut net = Netlink::open().unwrap();
-        net.add_veth("probe0", "probe1", None).unwrap();
-        match Memory::new().open(&spec("probe0")) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                skip(name, &error.to_string());
-            }
-            opened => {
-                drop(opened.unwrap());
-                net.delete_link("probe0").unwrap();
-                body();
-            }
-        }
-    });
-}
-
-fn mac_of(peer: &Namespace, name: &str) -> Mac {
-    peer.run(|| Netlink::open().unwrap().link(name).unwrap().mac).unwrap()
-}
-
-/// Receives until `enough` says so.
-fn receive_until(
-    port: &mut AfXdp,
-    pool: &mut Pool,
-    mut enough: impl FnMut(&[Vec<u8>]) -> bool,
-) -> Vec<Vec<u8>> {
-    let start = Instant::now();
-    let mut burst = Burst::new();
-    let mut frames = Vec::new();
-    while !enough(&frames) && start.elapsed() < Duration::from_secs(20) {
-        let now = Time(u64::try_from(start.elapsed().as_nanos()).unwrap());
-        port.receive(now, pool, &mut burst).unwrap();
-        while let Some(frame) = burst.pop() {
-            frames.push(pool.bytes(&frame).to_vec());
-            pool.free(frame);
-        }
-    }
-    frames
-}
-
-/// Payload of an UDP datagram over IPv4, if the frame is one.
-fn payload(frame: &[u8]) -> Option<&[u8]> {
-    (frame.get(12..14)? == [8, 0] && frame.get(23) == Some(&17)).then(|| frame.get(42..))?
-}
-
-/// The sum of RFC 1071.
-fn fold(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks(2)
-        .map(|c| u32::from(u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    u16::try_from(sum).unwrap()
-}
-
-/// UDP from 10.9.0.1 to 10.9.0.2 without a UDP checksum.
-fn udp_frame(from: Mac, to: Mac, port: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = [to.0, from.0].concat();
-    frame.extend([8, 0]);
-    let total = u16::try_from(28 + payload.len()).unwrap().to_be_bytes();
-    let mut ip = vec![0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, 17, 0, 0];
-    ip.extend([10, 9, 0, 1, 10, 9, 0, 2]);
-    let sum = (!fold(&ip)).to_be_bytes();
-    ip[10..12].copy_from_slice(&sum);
-    frame.extend(ip);
-    frame.extend([0x30, 0x39]);
-    frame.extend(port.to_be_bytes());
-    frame.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
-    frame.extend([0, 0]);
-    frame.extend(payload);
-    frame
-}
-
-fn send_one(port: &mut AfXdp, pool: &mut Pool, bytes: &[u8]) {
-    let mut burst = Burst::new();
-    let mut frame = pool.alloc().unwrap();
-    assert!(pool.fill(&mut frame, bytes));
-    burst.push(frame).unwrap();
-    port.transmit(Time(0), pool, &mut burst).unwrap();
-    assert!(burst.is_empty());
-}
-
 #[test]
 fn the_kernel_has_its_frames_back_at_once_when_the_port_goes() {
-    let name = "the_kernel_has_its_frames_back_at_once_when_the_port_goes";
+    let name = name!("the_kernel_has_its_frames_back_at_once_when_the_port_goes");
     with_xdp(name, || {
         let peer = two_hosts();
         let mut memory = Memory::new();
@@ -192,7 +46,7 @@ fn the_kernel_has_its_frames_back_at_once_when_the_port_goes() {
 
 #[test]
 fn an_interface_that_is_removed_is_told_and_every_slot_comes_back() {
-    let name = "an_interface_that_is_removed_is_told_and_every_slot_comes_back";
+    let name = name!("an_interface_that_is_removed_is_told_and_every_slot_comes_back");
     with_xdp(name, || {
         let peer = two_hosts();
         let mut memory = Memory::new();
@@ -215,7 +69,7 @@ fn an_interface_that_is_removed_is_told_and_every_slot_comes_back() {
 
 #[test]
 fn an_interface_is_taken_once_and_can_be_taken_again_at_once() {
-    with_xdp("an_interface_is_taken_once_and_can_be_taken_again_at_once", || {
+    with_xdp(name!("an_interface_is_taken_once_and_can_be_taken_again_at_once"), || {
         let _peer = two_hosts();
         let mut memory = Memory::new();
         let mut port = memory.open(&spec("sv0")).unwrap();
@@ -233,7 +87,7 @@ fn an_interface_is_taken_once_and_can_be_taken_again_at_once() {
 
 #[test]
 fn the_switch_gets_what_is_claimed_and_the_kernel_the_rest() {
-    with_xdp("the_switch_gets_what_is_claimed_and_the_kernel_the_rest", || {
+    with_xdp(name!("the_switch_gets_what_is_claimed_and_the_kernel_the_rest"), || {
         let peer = two_hosts();
         let mut memory = Memory::new();
         let shared: Vec<IpAddr> = ["10.9.0.1", "fd09::1"].map(|a| a.parse().unwrap()).into();
@@ -275,7 +129,7 @@ fn the_switch_gets_what_is_claimed_and_the_kernel_the_rest() {
 
 #[test]
 fn a_checksum_that_was_left_to_a_card_is_completed() {
-    with_xdp("a_checksum_that_was_left_to_a_card_is_completed", || {
+    with_xdp(name!("a_checksum_that_was_left_to_a_card_is_completed"), || {
         let peer = two_hosts();
         let mut memory = Memory::new();
         let mut port = memory.open(&spec("sv0")).unwrap();
@@ -300,7 +154,7 @@ fn a_checksum_that_was_left_to_a_card_is_completed() {
 
 #[test]
 fn a_frame_that_lies_elsewhere_is_sent_by_a_copy() {
-    with_xdp("a_frame_that_lies_elsewhere_is_sent_by_a_copy", || {
+    with_xdp(name!("a_frame_that_lies_elsewhere_is_sent_by_a_copy"), || {
         let peer = two_hosts();
         let mut memory = Memory::new();
         let other = memory.arena.add_segment("session", Writer::Daemon, 1024, false).unwrap();
@@ -326,7 +180,7 @@ fn a_frame_that_lies_elsewhere_is_sent_by_a_copy() {
 
 #[test]
 fn frames_to_a_link_that_is_down_are_refused_until_it_is_up_again() {
-    let name = "frames_to_a_link_that_is_down_are_refused_until_it_is_up_again";
+    let name = name!("frames_to_a_link_that_is_down_are_refused_until_it_is_up_again");
     with_xdp(name, || {
         let peer = two_hosts();
         let mut memory = Memory::new();
@@ -357,7 +211,7 @@ fn frames_to_a_link_that_is_down_are_refused_until_it_is_up_again() {
 
 #[test]
 fn an_mtu_above_a_slot_is_refused_with_the_way_out() {
-    with_xdp("an_mtu_above_a_slot_is_refused_with_the_way_out", || {
+    with_xdp(name!("an_mtu_above_a_slot_is_refused_with_the_way_out"), || {
         let _peer = two_hosts();
         let mut memory = Memory::new();
         let fits = AfXdpSpec { mtu: 2048 - 256 - 22, ..spec("sv0") };
@@ -371,11 +225,11 @@ fn an_mtu_above_a_slot_is_refused_with_the_way_out() {
 
 #[test]
 fn every_queue_of_an_interface_is_received_from() {
-    with_xdp("every_queue_of_an_interface_is_received_from", || {
+    with_xdp(name!("every_queue_of_an_interface_is_received_from"), || {
         let peer = two_hosts();
         let two = Channels { receive: 2, transmit: 2, combined: 0 };
         if let Err(error) = two.set("sv0") {
-            return skip("every_queue_of_an_interface_is_received_from", &error.to_string());
+            return skip(name!("every_queue_of_an_interface_is_received_from"), &error.to_string());
         }
         peer.run(move || two.set("pv0").unwrap()).unwrap();
         assert_eq!(Channels::of("sv0").unwrap().receiving(), 2);
@@ -406,84 +260,4 @@ fn every_queue_of_an_interface_is_received_from() {
         port.close(&mut memory.pool);
         memory.assert_all_free();
     });
-}
-
-#[test]
-#[ignore = "prints the rates of both kinds of sockets; decides nothing"]
-fn measure_the_rate_beside_packet_sockets() {
-    with_xdp("measure_the_rate_beside_packet_sockets", || {
-        let mut net = Netlink::open().unwrap();
-        net.add_veth("la", "lb", None).unwrap();
-        for name in ["la", "lb"] {
-            Setting::Ipv6Disable.change(name, 1).unwrap().keep();
-            net.set_up(name).unwrap();
-        }
-        let packet = |name: &str| AfPacketSpec {
-            name: name.into(),
-            index: spec(name).index,
-            mac: spec(name).mac,
-            mtu: 1500,
-            ring: RingVersion::V2,
-            frames: 1024,
-            promiscuous: false,
-            bypass_qdisc: true,
-        };
-        let quiet = AfXdpSpec { passing: Vec::new(), unfinished: false, ..spec("lb") };
-        for length in [60, 1514] {
-            for sender in ["af_packet", "af_xdp"] {
-                for _ in 0..3 {
-                    let [mut packets, mut xdp] = [0.0; 2];
-                    for (is_xdp, rate) in [(false, &mut packets), (true, &mut xdp)] {
-                        let mut memory = Memory::new();
-                        let mut b: Box<dyn Port> = match is_xdp {
-                            false => Box::new(AfPacket::open(&packet("lb")).unwrap()),
-                            true => {
-                                let spec = AfXdpSpec { frames: 1024, ..quiet.clone() };
-                                Box::new(memory.open(&spec).unwrap())
-                            }
-                        };
-                        let mut a: Box<dyn Port> = match sender {
-                            "af_packet" => Box::new(AfPacket::open(&packet("la")).unwrap()),
-                            _ => {
-                                let spec = AfXdpSpec { frames: 1024, ..spec("la") };
-                                Box::new(memory.open(&spec).unwrap())
-                            }
-                        };
-                        *rate = one_way(&mut *a, &mut *b, &mut memory.pool, length);
-                        a.close(&mut memory.pool);
-                        b.close(&mut memory.pool);
-                    }
-                    let ratio = xdp / packets;
-                    eprintln!(
-                        "{length} bytes, sent by {sender}: received by af_packet {packets:.0}/s, \
-                         af_xdp {xdp:.0}/s, ratio {ratio:.2}"
-                    );
-                }
-            }
-        }
-    });
-}
-
-/// Frames a second of processor time of a thread that sends and receives by turns.
-fn one_way(a: &mut dyn Port, b: &mut dyn Port, pool: &mut Pool, length: usize) -> f64 {
-    let mut bytes = vec![0xff; length];
-    bytes[12..14].copy_from_slice(&[0x88, 0xb5]);
-    let (begin, before) = (Instant::now(), clock_gettime(ClockId::ThreadCPUTime));
-    let now = || Time(u64::try_from(begin.elapsed().as_nanos()).unwrap());
-    let (mut out, mut into) = (Burst::new(), Burst::new());
-    let mut received = 0_u32;
-    while begin.elapsed() < Duration::from_secs(1) {
-        while out.room() > 0 {
-            let mut frame = pool.alloc().unwrap();
-            assert!(pool.fill(&mut frame, &bytes));
-            out.push(frame).unwrap();
-        }
-        a.transmit(now(), pool, &mut out).unwrap();
-        received += u32::try_from(b.receive(now(), pool, &mut into).unwrap()).unwrap();
-        into.clear(pool);
-    }
-    out.clear(pool);
-    let used = clock_gettime(ClockId::ThreadCPUTime);
-    let used = (used.tv_sec - before.tv_sec) * 1_000_000_000 + used.tv_nsec - before.tv_nsec;
-    f64::from(received) * 1e9 / f64::from(u32::try_from(used).unwrap())
 }

@@ -1,0 +1,168 @@
+//! Opens an interface for all workers at once: each gets queues of its own, and one program stands in front
+//! of all.
+//!
+//! ```text
+//!   queue 0 --> socket --> worker 0     queue q belongs to worker q mod workers; all sockets share one UMEM,
+//!   queue 1 --> socket --> worker 1     each queue has rings of its own, and each worker its slots
+//!   queue 2 --> socket --> worker 0
+//! ```
+
+use super::bpf::{ClaimMap, Hook, Link, Program, SocketMap, XdpError};
+use super::port::{AfXdp, Mode};
+use super::program::{Shares, XDP_PASS, take};
+use super::queue::{Binding, Queue};
+use super::umem::HEADROOM;
+use crate::classify::Mac;
+use crate::net::guard::Pass;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use usnet_shmring::arena::Segment;
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct AfXdpSpec {
+    /// Name of the interface, for people.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its link address.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Its receive queues, at least as many as workers.
+    pub queues: u32,
+    /// Slots of each direction and queue, about; rounded to a power of two.
+    pub frames: u32,
+    /// What the kernel goes on to hear by itself.
+    pub passing: Vec<Pass>,
+    /// Addresses whose frames the kernel gets directly unless a client has claimed the port; none: the
+    /// switch gets all but `passing`.
+    pub shared: Vec<IpAddr>,
+    /// Whether the medium hands over frames whose checksums a card was meant to finish, as a veth does.
+    pub unfinished: bool,
+    /// Meet frames in the kernel's receive path even if the driver could.
+    pub generic: bool,
+    /// Let the kernel copy frames even if the driver could use the slots.
+    pub copy: bool,
+}
+
+impl AfXdp {
+    /// Opens all queues of an interface for one worker; as [`open_group`](Self::open_group).
+    ///
+    /// # Errors
+    /// What the kernel refused, and the way out where one is known.
+    pub fn open(spec: &AfXdpSpec, segment: &Arc<Segment>) -> io::Result<Self> {
+        let ports = Self::open_group(spec, segment, 1)?;
+        ports.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// Binds sockets to all queues of an interface, shares them out among `workers` ports, and puts the
+    /// program in front of them; `segment` is the port segment that the workers' pools are parts of. The kernel gets
+    /// slots when a port is first asked for frames. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`, the
+    /// last in the first user namespace.
+    ///
+    /// # Errors
+    /// What the kernel refused, and the way out where one is known.
+    pub fn open_group(
+        spec: &AfXdpSpec,
+        segment: &Arc<Segment>,
+        workers: usize,
+    ) -> io::Result<Vec<Self>> {
+        let (queues, count) = (spec.queues.max(1), workers.max(1));
+        let Some(workers) = u8::try_from(count).ok().filter(|w| u32::from(*w) <= queues) else {
+            return Err(too_few(&spec.name, queues, count));
+        };
+        let mut ports: Vec<Self> = (0..workers).map(|_| Self::new(spec, segment)).collect();
+        check_length(spec, &ports)?;
+        let frames = spec.frames.clamp(64, 1 << 14).next_power_of_two();
+        let sockets = SocketMap::sockets(queues)?;
+        let mut first = None;
+        let places = (0..ports.len()).cycle();
+        for (queue, place) in (0..queues).zip(places) {
+            let Some(port) = ports.get_mut(place) else { break };
+            let copy = spec.copy || spec.generic;
+            let binding = Binding { interface: spec.index, queue, copy, frames };
+            let queue = Queue::open(&port.umem, binding, first.as_ref().map(AsFd::as_fd))?;
+            if first.is_none() {
+                first = Some(queue.as_fd().try_clone_to_owned()?);
+            }
+            port.mode.zero_copy = queue.is_zero_copy()?;
+            sockets.set(queue.number(), queue.as_fd())?;
+            port.queues.push(queue);
+        }
+        // Last, since from here on the kernel does not get the frames.
+        let (hook, link, claimed) = put_in_front(spec, &sockets, workers)?;
+        let link = Arc::new(link);
+        for port in &mut ports {
+            port.mode = Mode { hook, ..port.mode };
+            port.link = Some(Arc::clone(&link));
+            port.claimed.clone_from(&claimed);
+            port.watch()?;
+        }
+        Ok(ports)
+    }
+}
+
+/// Loads the program and attaches it.
+fn put_in_front(
+    spec: &AfXdpSpec,
+    sockets: &SocketMap,
+    workers: u8,
+) -> io::Result<(Hook, Link, Option<Arc<ClaimMap>>)> {
+    let mut claimed = None;
+    let mut shares = None;
+    if !spec.shared.is_empty() {
+        let map = ClaimMap::new(workers)?;
+        let (mac, addresses) = (spec.mac, spec.shared.clone());
+        shares = Some(Shares { mac, addresses, claimed: map.number() });
+        claimed = Some(Arc::new(map));
+    }
+    let code = take(sockets.number(), &spec.passing, shares.as_ref(), XDP_PASS)
+        .map_err(io::Error::other)?;
+    // The program keeps the maps.
+    let program = Program::load("usnet_take", &code)?;
+    tracing::debug!(interface = spec.name, instructions = code.len(), "XDP program loaded");
+    let (hook, link) = attach(&program, spec)?;
+    Ok((hook, link, claimed))
+}
+
+fn check_length(spec: &AfXdpSpec, ports: &[AfXdp]) -> io::Result<()> {
+    let longest = u32::from(spec.mtu) + 14 + 8;
+    if ports.iter().all(|port| longest <= port.umem.longest_frame()) {
+        return Ok(());
+    }
+    let text = format!(
+        "an MTU of {} needs slots of {} bytes, {HEADROOM} of which are the kernel's; set memory.slot_size, \
+         lower the MTU, or take port = \"af_packet\"",
+        spec.mtu,
+        (longest + HEADROOM).next_power_of_two()
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+fn too_few(name: &str, queues: u32, workers: usize) -> io::Error {
+    let text = format!(
+        "{name} has {queues} receive queues for {workers} workers; set worker.count to {queues}, or give it \
+         as many queues (ethtool -L)"
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// Attaches the program in the driver, or behind it where the driver cannot.
+fn attach(program: &Program, spec: &AfXdpSpec) -> Result<(Hook, Link), XdpError> {
+    if !spec.generic {
+        match program.attach(spec.index, Hook::Driver) {
+            Ok(link) => return Ok((Hook::Driver, link)),
+            Err(XdpError::Refused { source, .. })
+                if !matches!(source.raw_os_error(), Some(libc::EBUSY | libc::EPERM)) =>
+            {
+                let interface = &spec.name;
+                tracing::info!(%interface, %source, "the driver takes no XDP program; generic mode");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((Hook::Generic, program.attach(spec.index, Hook::Generic)?))
+}

@@ -223,11 +223,11 @@ fn tun_is_missing(name: &str) -> bool {
     open.is_err()
 }
 
-/// XDP programs are root's, also in a network namespace of somebody else.
-fn xdp_is_missing(port: &str, name: &str) -> bool {
-    let is_missing = port == "af_xdp" && !rustix::process::geteuid().is_root();
+/// XDP programs and nodes of devices are root's, also in a network namespace of somebody else.
+fn port_is_missing(port: &str, name: &str) -> bool {
+    let is_missing = ["af_xdp", "macvtap"].contains(&port) && !rustix::process::geteuid().is_root();
     if is_missing {
-        skip(name, "XDP programs can only be loaded as root");
+        skip(name, &format!("{port} is for root only"));
     }
     is_missing
 }
@@ -240,7 +240,7 @@ macro_rules! endpoint_tests {
             if $host == "tap" && tun_is_missing(name) {
                 return;
             }
-            if xdp_is_missing($port, name) {
+            if port_is_missing($port, name) {
                 return;
             }
             isolated(name, || the_kernel_goes_on_serving($port, $host, $reverse_path));
@@ -257,6 +257,8 @@ endpoint_tests! {
     the_kernel_goes_on_serving_behind_a_veth_with_loose_reverse_paths: "af_packet", "veth", 2;
     the_kernel_goes_on_serving_behind_xdp_and_a_tap: "af_xdp", "tap", 0;
     the_kernel_goes_on_serving_behind_xdp_and_a_veth: "af_xdp", "veth", 1;
+    the_kernel_goes_on_serving_behind_a_macvtap_and_a_tap: "macvtap", "tap", 0;
+    the_kernel_goes_on_serving_behind_a_macvtap_and_a_veth: "macvtap", "veth", 1;
 }
 
 #[test]
@@ -283,8 +285,10 @@ fn nothing_is_left_of_a_shared_interface_after_sigkill() {
     if !tun_is_missing(name) {
         kinds.push("af_packet tap");
     }
-    if !xdp_is_missing("af_xdp", name) {
-        kinds.push("af_xdp veth");
+    for port in ["af_xdp", "macvtap"] {
+        if !port_is_missing(port, name) {
+            kinds.push(if port == "macvtap" { "macvtap veth" } else { "af_xdp veth" });
+        }
     }
     isolated(name, || {
         let peer = two_hosts();

@@ -1,8 +1,8 @@
 //! From what was written to what runs: the one way.
 
 use super::raw::{
-    Account, Backend, Cpus, HostEndpoint, RawBehind, RawConfig, RawControl, RawHost, RawInterface,
-    RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing, Take,
+    Account, Backend, Cpus, HostEndpoint, MacvtapKind, RawBehind, RawConfig, RawControl, RawHost,
+    RawInterface, RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing, Take,
 };
 use super::{
     Behind, Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject,
@@ -254,6 +254,7 @@ fn check_interface(
         port,
         ring,
         take,
+        macvtap,
         host,
         addresses,
         gateways,
@@ -263,9 +264,11 @@ fn check_interface(
         mtu,
     } = raw;
     check_name(format_args!("{key}.name"), name, problems);
-    let by_device = matches!(port, Backend::AfPacket | Backend::AfXdp);
+    let has_own_address = *macvtap == Some(MacvtapKind::Bridge);
+    let by_device =
+        matches!(port, Backend::AfPacket | Backend::AfXdp | Backend::Macvtap) && !has_own_address;
     let has_kernel = port.has_link();
-    if *host == RawHost::default() && !has_kernel {
+    if *host == RawHost::default() && (!has_kernel || has_own_address) {
         *host = RawHost::Kernel(HostEndpoint::None);
     }
     let (host, behind) = match host {
@@ -277,8 +280,8 @@ fn check_interface(
     let is_device = matches!(host, HostEndpoint::Tap | HostEndpoint::Veth);
     if !by_device && is_device {
         let value = quoted(if host == HostEndpoint::Tap { "tap" } else { "veth" });
-        let allowed = "must be \"none\" or \"auto\": only ports \"af_packet\" and \"af_xdp\" reach the kernel by \
-             a device";
+        let allowed = "must be \"none\" or \"auto\": only ports \"af_packet\", \"af_xdp\" and \"macvtap\" (but \
+             for bridge) reach the kernel by a device";
         problems.add(format_args!("{key}.host"), value, allowed);
     }
     let has_socket =
@@ -295,6 +298,11 @@ fn check_interface(
         let allowed = "belongs to XDP sockets, so only with port \"af_xdp\"";
         problems.add(format_args!("{key}.take"), quoted("all"), allowed);
     }
+    if *port != Backend::Macvtap && macvtap.is_some() {
+        let value = if has_own_address { "bridge" } else { "passthru" };
+        let allowed = "says what a macvtap takes, so only with port \"macvtap\"";
+        problems.add(format_args!("{key}.macvtap"), quoted(value), allowed);
+    }
     let list_key = format!("{key}.addresses");
     let addresses: Vec<Network> = problems.list(&list_key, addresses, NETWORK);
     for (index, network) in addresses.iter().enumerate() {
@@ -302,6 +310,11 @@ fn check_interface(
             let allowed = "must be a unicast address";
             problems.add(format_args!("{list_key}[{index}]"), network, allowed);
         }
+    }
+    if has_own_address && addresses.is_empty() {
+        let allowed =
+            "must be given: a bridged macvtap has addresses of its own beside the kernel's";
+        problems.add(&list_key, "[]", allowed);
     }
     if let Some(network) = network
         && *port != Backend::Wire
@@ -321,11 +334,11 @@ fn check_interface(
     }
     let own_link = !has_kernel;
     let mac = mac.as_ref().and_then(|text| {
-        let is_free = own_link || behind.is_some();
+        let is_free = own_link || behind.is_some() || has_own_address;
         let mac = parse_mac(text).filter(|mac| is_free && !mac.is_group());
         if mac.is_none() {
             let allowed = "must be six hexadecimal bytes with colons, of a unicast address, and only \
-                           with port \"wire\" or \"tap\", or in front of another interface";
+                           with port \"wire\" or \"tap\", a bridged macvtap, or in front of another interface";
             problems.add(format_args!("{key}.mac"), quoted(text), allowed);
         }
         mac
@@ -335,7 +348,7 @@ fn check_interface(
         if own_link {
             problems.range(format_args!("{key}.mtu"), mtu.into(), 576, most);
         } else {
-            let allowed = "is the link's own with ports \"af_packet\", \"af_xdp\" and \"netmap\"; set it there";
+            let allowed = "is the link's own with ports \"af_packet\", \"af_xdp\", \"macvtap\" and \"netmap\"; set it there";
             problems.add(format_args!("{key}.mtu"), mtu, allowed);
         }
     }
@@ -344,6 +357,7 @@ fn check_interface(
         port: *port,
         ring: *ring,
         take: *take,
+        macvtap: *macvtap,
         host,
         behind,
         cut_through: *cut_through,

@@ -22,7 +22,7 @@ mod service;
 pub use error::{ConfigError, Problem};
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};
-pub use raw::{Backend, HostEndpoint, RawConfig, Ring, Sharing, Take};
+pub use raw::{Backend, HostEndpoint, MacvtapKind, RawConfig, Ring, Sharing, Take};
 pub use service::{Refused, Services};
 pub(crate) use service::{protocol_name, protocol_number};
 
@@ -105,6 +105,8 @@ pub struct Interface {
     pub ring: Ring,
     /// Which frames XDP sockets take from the kernel.
     pub take: Take,
+    /// What a macvtap that is made takes; none given: all.
+    pub macvtap: Option<MacvtapKind>,
     /// How the kernel's own stack stays connected; not at all if another network is behind.
     pub host: HostEndpoint,
     /// The network that this interface is a bump in front of.

@@ -92,6 +92,8 @@ pub enum Backend {
     AfPacket,
     /// XDP sockets, on an interface that exists.
     AfXdp,
+    /// A macvtap that the daemon makes over an interface that exists, or one that exists.
+    Macvtap,
     /// A TAP device of this name, which the daemon makes; the kernel is at its other end.
     Tap,
     /// Nothing but the clients: a network in memory.
@@ -104,7 +106,7 @@ pub enum Backend {
 impl Backend {
     /// Whether the interface is one that the kernel has.
     pub(crate) const fn has_link(self) -> bool {
-        matches!(self, Self::AfPacket | Self::AfXdp | Self::Netmap)
+        matches!(self, Self::AfPacket | Self::AfXdp | Self::Macvtap | Self::Netmap)
     }
 }
 
@@ -131,11 +133,21 @@ pub enum Take {
     All,
 }
 
+/// What a macvtap takes of what arrives at the interface below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MacvtapKind {
+    /// All: clients share link address and addresses with the kernel.
+    Passthru,
+    /// What is for a link address of its own: clients have addresses of their own, beside the kernel.
+    Bridge,
+}
+
 /// How the kernel's own stack stays connected to an interface that is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostEndpoint {
-    /// What suits the port: for `af_packet` and `af_xdp` a TAP device, or a veth pair where `/dev/net/tun` cannot
+    /// What suits the port: for `af_packet`, `af_xdp` and a `macvtap` that takes all a TAP device, or a veth pair where `/dev/net/tun` cannot
     /// be opened; for `netmap` the host rings; otherwise nothing.
     #[default]
     Auto,
@@ -185,6 +197,8 @@ pub(super) struct RawInterface {
     pub(super) ring: Ring,
     #[serde(default)]
     pub(super) take: Take,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) macvtap: Option<MacvtapKind>,
     #[serde(default)]
     pub(super) host: RawHost,
     #[serde(default = "yes", skip_serializing_if = "is_true")]

@@ -128,6 +128,20 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
     ] {
         key(bump, &["interface[0].host = { interface = \"eth2\"", "XDP", "port \"af_packet\" or"]);
     }
+    key(
+        "macvtap = \"bridge\"",
+        &["interface[0].macvtap = \"bridge\"", "only with port \"macvtap\""],
+    );
+    let bridge = "port = \"macvtap\"\nmacvtap = \"bridge\"\n";
+    key(bridge, &["interface[0].addresses = []", "addresses of its own"]);
+    let bridge = format!("{bridge}addresses = [\"10.0.0.9/24\"]\n");
+    key(&format!("{bridge}host = \"tap\""), &["interface[0].host = \"tap\"", "bridge"]);
+    key(
+        "port = \"macvtap\"\nmac = \"02:00:00:00:00:01\"",
+        &["interface[0].mac", "a bridged macvtap"],
+    );
+    parse(&format!("{ONE}{bridge}mac = \"02:00:00:00:00:01\"\n")).unwrap();
+    parse(&format!("{ONE}port = \"macvtap\"\nhost = \"veth\"\n")).unwrap();
     key("take = \"all\"", &["interface[0].take = \"all\"", "only with port \"af_xdp\""]);
     key("[[policy]]\nuid = 1\nany = true", &["policy[0] = { uid, any }", "exactly one"]);
     key("[[policy]]\n", &["policy[0] = {  }", "exactly one"]);

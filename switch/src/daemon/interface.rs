@@ -1,5 +1,5 @@
-//! Opens an interface as the configuration says, and keeps what must be undone. `netmap.rs` and `xdp.rs` open
-//! theirs.
+//! Opens an interface as the configuration says, and keeps what must be undone. `netmap.rs`, `xdp.rs` and
+//! `macvtap.rs` open theirs.
 //!
 //! ```text
 //!   af_packet   eth0 --> packet socket --> switch --> host endpoint --> kernel
@@ -16,11 +16,13 @@
 //!   however it ends; receive offloads are put back by [`Kept`].
 
 use super::bump;
+use super::macvtap;
 use super::netmap::Cards;
 use super::xdp;
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
 use crate::net::guard::{Guard, Pass};
+use crate::net::macvtap::MacvtapLink;
 use crate::net::namespace::Namespace;
 use crate::net::offload::{KeptOffloads, Offload};
 use crate::net::sysctl::{Changed, Setting};
@@ -116,6 +118,8 @@ pub struct Kept {
     link: Option<(String, u32)>,
     /// First, so that the kernel hears again before its endpoint goes.
     guard: Option<Guard>,
+    /// Then what takes frames away from the kernel.
+    macvtap: Option<MacvtapLink>,
     offloads: Option<KeptOffloads>,
     channels: Option<KeptChannels>,
     veth: Option<(Netlink, String)>,
@@ -188,6 +192,17 @@ impl Kept {
         Ok(())
     }
 
+    /// Lets the kernel hear beside a macvtap what only it handles.
+    pub(super) fn readdress(&mut self, link: &Link) -> Result<(), NetError> {
+        self.guard = Some(Guard::readdress(&link.name, link.mac)?);
+        Ok(())
+    }
+
+    /// Keeps a macvtap that was made.
+    pub(super) fn keep_macvtap(&mut self, made: MacvtapLink) {
+        self.macvtap = Some(made);
+    }
+
     /// Has the interface hear frames for all link addresses.
     pub(super) fn hear_all(&mut self, link: &Link) -> io::Result<()> {
         self.promiscuous = Some(promiscuous(link.index)?);
@@ -208,6 +223,7 @@ impl Drop for Kept {
         {
             tracing::warn!(%error, "the guard was not removed");
         }
+        drop(self.macvtap.take());
         drop(self.offloads.take());
         if let Some((mut netlink, name)) = self.veth.take()
             && let Err(error) = netlink.delete_link(&name)
@@ -333,6 +349,7 @@ pub fn open(
     match interface.port {
         Backend::AfPacket => open_af_packet(interface, workers),
         Backend::AfXdp => xdp::open(interface, workers, cards.slots()),
+        Backend::Macvtap => macvtap::open(interface, workers),
         Backend::Tap => open_tap(interface, workers),
         Backend::Wire => open_wire(interface, wires),
         Backend::Netmap => {

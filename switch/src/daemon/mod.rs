@@ -12,6 +12,7 @@ mod event;
 mod gateway;
 pub mod interface;
 mod keeper;
+mod macvtap;
 pub mod netmap;
 mod signal;
 mod worker;

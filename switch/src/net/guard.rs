@@ -15,6 +15,15 @@
 //!
 //! - The table has an owner (`NFT_TABLE_F_OWNER`, Linux 5.12): the kernel removes it when our socket
 //!   closes, so nothing is left behind by a daemon that is killed.
+//! - Where a macvtap takes all that arrives ([`Guard::readdress`]) the guard drops nothing. What only the
+//!   kernel handles it sends to a group of link addresses, which the kernel hears beside a macvtap:
+//!
+//! ```text
+//!   wire -> sv0 --> guard: ARP, discovery, link-local: to a group --+--> kernel
+//!                     |                                             +--> macvtap (usnetd)
+//!                     +--> all else ------------------------------> macvtap
+//! ```
+//!
 //! - Packet sockets for all protocols (`ETH_P_ALL`) see frames before the guard; those for one
 //!   protocol behind it.
 //! - What the kernel sends is not touched.
@@ -24,7 +33,8 @@
 use super::error::NetError;
 use super::link::name_bytes;
 use super::netlink::{Failure, Socket};
-use super::nft::{self, AcceptRule, Compare, Load};
+use super::nft::{self, AcceptRule, Compare, Load, Otherwise};
+use crate::classify::Mac;
 
 const CHAIN: &str = "ingress";
 /// Before any other chain that a person would make.
@@ -34,6 +44,8 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 const ICMPV6: u8 = 58;
+/// Where datagrams to ff02::1 go (RFC 2464, 7).
+const ALL_NODES: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
 /// Router solicitation, router advertisement, neighbour solicitation, neighbour advertisement,
 /// redirect (RFC 4861, 4).
 const DISCOVERY_TYPES: core::ops::RangeInclusive<u8> = 133..=137;
@@ -52,14 +64,18 @@ pub enum Pass {
     LinkLocal,
     /// Frames of a VLAN (802.1Q or 802.1ad, identifier not 0), for the kernel's VLAN interfaces.
     Tagged,
+    /// Frames to a group of link addresses, which the kernel hears beside a macvtap.
+    LinkGroups,
 }
 
 impl Pass {
     /// What must pass so that the kernel can resolve and be resolved: the rest is steered.
     pub const NEIGHBOURS: [Self; 2] = [Self::NotIp, Self::NeighbourDiscovery];
-    /// All of them.
+    /// All that the guard lets pass in front of a packet socket or a program.
     pub const ALL: [Self; 5] =
         [Self::NotIp, Self::NeighbourDiscovery, Self::Groups, Self::LinkLocal, Self::Tagged];
+    /// What the kernel hears beside a macvtap that has its link address, with [`Guard::readdress`].
+    pub const BESIDE_MACVTAP: [Self; 2] = [Self::LinkGroups, Self::Tagged];
 
     fn rules(self) -> Vec<AcceptRule> {
         let is = |load, value: &[u8]| (load, Compare::Is, value.to_vec());
@@ -105,8 +121,9 @@ impl Pass {
                 };
                 vec![tagged(ETHERTYPE_VLAN), tagged(ETHERTYPE_SERVICE_VLAN)]
             }
+            Self::LinkGroups => vec![vec![is(Load::Group, &[1, 0])]],
         };
-        tests.into_iter().map(|tests| AcceptRule { tests }).collect()
+        tests.into_iter().map(|tests| AcceptRule { tests, readdress: None }).collect()
     }
 
     /// Whether a frame is of this kind, so that the kernel has received it already. What counts is
@@ -116,6 +133,7 @@ impl Pass {
         let Some((tagged, ethertype, packet)) = split_frame(frame) else { return false };
         match (self, ethertype) {
             (Self::Tagged, _) => tagged,
+            (Self::LinkGroups, _) => frame.first().is_some_and(|first| first & 1 != 0),
             (Self::NotIp, ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => false,
             (Self::NotIp, _) => true,
             (Self::NeighbourDiscovery, ETHERTYPE_IPV6) => {
@@ -164,14 +182,45 @@ impl Guard {
     /// There is no such interface; it is guarded already; the kernel is older than 5.12 or has no
     /// nf_tables; or the privilege (`CAP_NET_ADMIN`) is missing.
     pub fn install(interface: &str, passing: &[Pass]) -> Result<Self, NetError> {
+        let rules = passing.iter().flat_map(|pass| pass.rules());
+        Self::with(interface, Otherwise::Drop, rules)
+    }
+
+    /// Lets the kernel hear, beside a macvtap that takes all other frames to `mac`, the interface's link
+    /// address: ARP and what else is not IP, neighbour discovery, and datagrams to link-local addresses. They go on
+    /// as frames to a group. A frame keeps its kind (`PACKET_HOST`), so the kernel takes it as its own.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn readdress(interface: &str, mac: Mac) -> Result<Self, NetError> {
+        let to_us = (Load::Link { offset: 0, len: 6 }, Compare::Is, mac.0.to_vec());
+        let kinds = [
+            (Pass::NotIp, Mac::BROADCAST),
+            (Pass::NeighbourDiscovery, ALL_NODES),
+            (Pass::LinkLocal, ALL_NODES),
+        ];
+        let rules = kinds
+            .into_iter()
+            .flat_map(|(kind, group)| kind.rules().into_iter().map(move |rule| (rule, group)));
+        let rules = rules.map(|(mut rule, group)| {
+            rule.tests.insert(0, to_us.clone());
+            AcceptRule { readdress: Some(group.0), ..rule }
+        });
+        Self::with(interface, Otherwise::Accept, rules)
+    }
+
+    fn with(
+        interface: &str,
+        otherwise: Otherwise,
+        rules: impl Iterator<Item = AcceptRule>,
+    ) -> Result<Self, NetError> {
         name_bytes(interface)?;
         let mut socket = open(interface)?;
         let table = format!("usnet-{interface}");
         let mut body = vec![
             nft::new_owned_table(&table),
-            nft::new_dropping_chain(&table, CHAIN, interface, PRIORITY),
+            nft::new_chain(&table, CHAIN, interface, PRIORITY, otherwise),
         ];
-        let rules = passing.iter().flat_map(|pass| pass.rules());
         body.extend(rules.map(|rule| nft::new_rule(&table, CHAIN, &rule)));
         socket
             .batch(nft::batch_begin(), body, nft::batch_end())

@@ -28,7 +28,9 @@ const RTM_GETLINK: u16 = 18;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_QDISC: u16 = 6;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -37,9 +39,19 @@ const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_MACVLAN_FLAGS: u16 = 2;
+const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
+const MACVLAN_MODE_BRIDGE: u32 = 4;
+const MACVLAN_MODE_PASSTHRU: u32 = 8;
+/// Leave the lower interface's filter of link addresses alone.
+const MACVLAN_FLAG_NOPROMISC: u16 = 1;
+/// Frames that may wait for the reader of a queue, and group frames that may wait for the kernel's worker.
+const MACVTAP_QUEUE: u32 = 4096;
 const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
 const IFF_PROMISC: u32 = 0x100;
+const IFF_ALLMULTI: u32 = 0x200;
 const IFF_LOWER_UP: u32 = 0x1_0000;
 const ARPHRD_ETHER: u16 = 1;
 
@@ -141,6 +153,15 @@ impl Link {
             qdisc: attributes.find_text(IFLA_QDISC),
         })
     }
+}
+
+/// What a macvtap hears of what arrives at the interface below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacvtapMode {
+    /// All of it: the link address is that of the interface.
+    Passthru,
+    /// What is for its own link address, and groups.
+    Bridge(Mac),
 }
 
 /// A name as the kernel's structures hold it, zero-padded.
@@ -258,6 +279,55 @@ impl Netlink {
         self.socket
             .request(message)
             .map_err(|e| e.of("make the veth pair", format!("{name} and {peer}")))
+    }
+
+    /// Makes a macvtap `name` over `lower`, an interface of this namespace, in the namespace that `namespace`
+    /// leads to. It is down. It goes with the interface below it and with its namespace.
+    ///
+    /// # Errors
+    /// The name is bad, the interface has an upper one already that leaves no place for this (in
+    /// [`Passthru`](MacvtapMode::Passthru) any), or the privilege is missing.
+    pub fn add_macvtap(
+        &mut self,
+        name: &str,
+        lower: &Link,
+        mode: MacvtapMode,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), NetError> {
+        name_bytes(name)?;
+        let header = LinkHeader::default();
+        let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header)
+            .text(IFLA_IFNAME, name)
+            .u32(IFLA_LINK, lower.index)
+            .u32(IFLA_TXQLEN, MACVTAP_QUEUE)
+            .u32(IFLA_NET_NS_FD, namespace.as_raw_fd().cast_unsigned());
+        let (number, flags, mac) = match mode {
+            MacvtapMode::Passthru => (MACVLAN_MODE_PASSTHRU, MACVLAN_FLAG_NOPROMISC, None),
+            MacvtapMode::Bridge(mac) => (MACVLAN_MODE_BRIDGE, 0, Some(mac)),
+        };
+        let message = match mac {
+            Some(mac) => message.attribute(IFLA_ADDRESS, &mac.0),
+            None => message,
+        };
+        let message = message.nested(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "macvtap").nested(IFLA_INFO_DATA, |data| {
+                data.u32(IFLA_MACVLAN_MODE, number)
+                    .attribute(IFLA_MACVLAN_FLAGS, &flags.to_ne_bytes())
+                    .u32(IFLA_MACVLAN_BC_QUEUE_LEN, MACVTAP_QUEUE)
+            })
+        });
+        self.socket.request(message).map_err(|e| e.of("make a macvtap over", lower.name.as_str()))
+    }
+
+    /// Has an interface hear frames to all groups.
+    ///
+    /// # Errors
+    /// There is none, or the privilege is missing.
+    pub fn set_all_groups(&mut self, name: &str) -> Result<(), NetError> {
+        let header = self.header_of(name)?;
+        let header = LinkHeader { flags: IFF_ALLMULTI, change: IFF_ALLMULTI, ..header };
+        let message = Message::new(RTM_NEWLINK, 0, &header);
+        self.socket.request(message).map_err(|e| e.of("hear all groups on", name))
     }
 
     /// Removes an interface (of a veth pair, both ends).

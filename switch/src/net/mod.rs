@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   netlink ----- link, address     interfaces, their addresses, routes   NETLINK_ROUTE
+//!         |  \--- macvtap           links that end with their namespace
 //!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
 //!   offload, channels               segmentation, checksums; queues       SIOCETHTOOL
 //!   sysctl                          /proc/sys/net, with the way back
@@ -24,6 +25,7 @@ mod qdisc;
 mod sys;
 
 pub mod guard;
+pub mod macvtap;
 pub mod namespace;
 pub mod offload;
 pub mod sysctl;
@@ -31,5 +33,5 @@ pub mod sysctl;
 pub use address::{InterfaceAddress, Scope};
 pub use channels::{Channels, KeptChannels};
 pub use error::NetError;
-pub use link::{Link, LinkState, Netlink};
+pub use link::{Link, LinkState, MacvtapMode, Netlink};
 pub use qdisc::KeptQdisc;

@@ -1,7 +1,8 @@
 //! nf_tables messages and expressions, as linux/netfilter/nf_tables.h has them.
 //!
 //! A rule is a list of expressions that stops at the first which does not match. Each of ours
-//! loads something into register 1, compares, and ends in `accept`.
+//! loads something into register 1, compares, perhaps writes another destination into the frame, and ends
+//! in `accept`.
 
 use super::netlink::{Message, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use bytemuck::{Pod, Zeroable};
@@ -52,6 +53,7 @@ const NFTA_PAYLOAD_DREG: u16 = 1;
 const NFTA_PAYLOAD_BASE: u16 = 2;
 const NFTA_PAYLOAD_OFFSET: u16 = 3;
 const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFTA_PAYLOAD_SREG: u16 = 5;
 const NFT_META_PROTOCOL: u32 = 1;
 const NFTA_BITWISE_SREG: u16 = 1;
 const NFTA_BITWISE_DREG: u16 = 2;
@@ -78,9 +80,14 @@ pub(super) enum Load {
     Link { offset: u32, len: u32 },
     /// The identifier of the outer VLAN tag, two bytes; only of frames that have one.
     VlanId,
+    /// The first two bytes of the destination link address, all bits off but that of groups.
+    Group,
     /// Bytes from the start of the IP header.
     Network { offset: u32, len: u32 },
 }
+
+/// `NFT_PAYLOAD_LL_HEADER`.
+const LINK_HEADER: u32 = 0;
 
 impl Load {
     fn append(self, rule: Message) -> Message {
@@ -93,7 +100,8 @@ impl Load {
             Self::VlanId => {
                 return Self::Link { offset: 14, len: 2 }.append_masked(rule, [0xf, 0xff]);
             }
-            Self::Link { offset, len } => (0, offset, len),
+            Self::Group => return Self::Link { offset: 0, len: 2 }.append_masked(rule, [1, 0]),
+            Self::Link { offset, len } => (LINK_HEADER, offset, len),
             Self::Network { offset, len } => (1, offset, len),
         };
         expression(rule, "payload", |data| {
@@ -136,6 +144,8 @@ pub(super) enum Compare {
 pub(super) struct AcceptRule {
     /// What to load, how to compare, with what.
     pub(super) tests: Vec<(Load, Compare, Vec<u8>)>,
+    /// Another destination link address for it.
+    pub(super) readdress: Option<[u8; 6]>,
 }
 
 fn expression(rule: Message, name: &str, fill: impl FnOnce(Message) -> Message) -> Message {
@@ -176,13 +186,27 @@ pub(super) fn delete_table(table: &str) -> Message {
     message(NFT_MSG_DELTABLE, 0).text(NFTA_TABLE_NAME, table)
 }
 
-/// Makes a chain that sees what arrives on an interface and drops what no rule lets pass.
-pub(super) fn new_dropping_chain(
+/// What becomes of a frame that no rule is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Otherwise {
+    /// It goes no further.
+    Drop,
+    /// It goes on.
+    Accept,
+}
+
+/// Makes a chain that sees what arrives on an interface.
+pub(super) fn new_chain(
     table: &str,
     chain: &str,
     interface: &str,
     priority: i32,
+    otherwise: Otherwise,
 ) -> Message {
+    let policy = match otherwise {
+        Otherwise::Drop => NF_DROP,
+        Otherwise::Accept => NF_ACCEPT,
+    };
     let hook = |hook: Message| {
         hook.be32(NFTA_HOOK_HOOKNUM, NF_NETDEV_INGRESS)
             .be32(NFTA_HOOK_PRIORITY, priority.cast_unsigned())
@@ -192,7 +216,7 @@ pub(super) fn new_dropping_chain(
         .text(NFTA_CHAIN_TABLE, table)
         .text(NFTA_CHAIN_NAME, chain)
         .nested(NFTA_CHAIN_HOOK, hook)
-        .be32(NFTA_CHAIN_POLICY, NF_DROP)
+        .be32(NFTA_CHAIN_POLICY, policy)
         .text(NFTA_CHAIN_TYPE, "filter")
 }
 
@@ -204,6 +228,18 @@ pub(super) fn new_rule(table: &str, chain: &str, rule: &AcceptRule) -> Message {
                 data.be32(NFTA_CMP_SREG, NFT_REG_1)
                     .be32(NFTA_CMP_OP, *compare as u32)
                     .nested(NFTA_CMP_DATA, |v| v.attribute(NFTA_DATA_VALUE, value))
+            });
+        }
+        if let Some(to) = rule.readdress {
+            list = expression(list, "immediate", |data| {
+                data.be32(NFTA_IMMEDIATE_DREG, NFT_REG_1)
+                    .nested(NFTA_IMMEDIATE_DATA, |v| v.attribute(NFTA_DATA_VALUE, &to))
+            });
+            list = expression(list, "payload", |data| {
+                data.be32(NFTA_PAYLOAD_SREG, NFT_REG_1)
+                    .be32(NFTA_PAYLOAD_BASE, LINK_HEADER)
+                    .be32(NFTA_PAYLOAD_OFFSET, 0)
+                    .be32(NFTA_PAYLOAD_LEN, 6)
             });
         }
         expression(list, "immediate", |data| {

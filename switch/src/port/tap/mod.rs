@@ -1,16 +1,20 @@
-//! A TAP device: a network interface of the kernel whose wire is this process.
+//! A TAP device: a network interface of the kernel whose wire is this process. And a macvtap, which is read and
+//! written in the same way and leads to the network instead.
 //!
 //! ```text
 //!   kernel's stack <-> tapN <-> /dev/net/tun <-> switch
+//!   network <-> eth0 <-> macvtap <-> its device <-> switch
 //! ```
 //!
 //! - The host stack's way in and out, and the simplest port there is: one system call a frame, which
 //!   the kernel's interface leaves no choice about.
-//! - The device goes when the port does.
+//! - A TAP device goes when the port does. A macvtap is somebody else's to keep; its device does not tell
+//!   when it is gone, so it is asked now and then.
 //! - With `vnet_header` each frame carries a `virtio_net_hdr`, so that the kernel may leave checksums
 //!   to us; they are completed here. Frames longer than the device's MTU never come: segmentation is
 //!   not offered.
 
+mod node;
 mod sys;
 
 use super::checksum::complete_checksum;
@@ -20,6 +24,7 @@ use crate::time::Time;
 use rustix::io::Errno;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
 
 /// Bytes of a `virtio_net_hdr` without merged buffers (linux/virtio_net.h).
@@ -40,13 +45,18 @@ pub struct TapSpec {
     pub vnet_header: bool,
 }
 
-/// A port over a TAP device.
+/// How often a macvtap is asked whether it is still there.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A port over a TAP or macvtap device.
 #[derive(Debug)]
 pub struct Tap {
     info: PortInfo,
     device: OwnedFd,
     vnet_header: bool,
     counters: PortCounters,
+    /// When to look whether the link is gone, of a device that does not tell.
+    next_look: Option<Time>,
 }
 
 impl Tap {
@@ -81,9 +91,37 @@ impl Tap {
         Ok(queues)
     }
 
+    /// Ports over queues of a macvtap that there is, at least one: it has the name, the link address and the
+    /// MTU of `spec`. `called` is what the ports are called. The kernel chooses a queue by a frame's flow.
+    ///
+    /// # Errors
+    /// Its device cannot be found, or no node for it can be made; the text says what is missing.
+    pub fn open_macvtap(spec: &TapSpec, called: &str, count: usize) -> io::Result<Vec<Self>> {
+        let open = |_| {
+            let device = node::open(&spec.name, spec.mac, spec.vnet_header)?;
+            let mut queue = Self::over(device, called.to_owned(), spec);
+            queue.info.backend = "macvtap";
+            queue.next_look = Some(Time(0));
+            Ok(queue)
+        };
+        (0..count.max(1)).map(open).collect()
+    }
+
     fn over(device: OwnedFd, name: String, spec: &TapSpec) -> Self {
         let info = PortInfo { name, backend: "tap", mac: spec.mac, mtu: spec.mtu };
-        Self { info, device, vnet_header: spec.vnet_header, counters: PortCounters::default() }
+        let (vnet_header, counters) = (spec.vnet_header, PortCounters::default());
+        Self { info, device, vnet_header, counters, next_look: None }
+    }
+
+    /// Fails if the link of a macvtap is gone.
+    fn look(&mut self, now: Time) -> io::Result<()> {
+        match &mut self.next_look {
+            Some(next) if *next <= now => {
+                *next = now + LOOK;
+                sys::link_of(&self.device).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Name of the device, with the number that the kernel gave it.
@@ -124,7 +162,7 @@ impl Port for Tap {
         &self.info
     }
 
-    fn receive(&mut self, _now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+    fn receive(&mut self, now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
         let mut count = 0;
         while into.room() > 0 {
             let Some(mut frame) = pool.alloc() else {
@@ -153,6 +191,9 @@ impl Port for Tap {
                 Ok(()) => count += 1,
                 Err(frame) => pool.free(frame),
             }
+        }
+        if count == 0 {
+            self.look(now)?;
         }
         Ok(count)
     }

@@ -1,10 +1,9 @@
-//! The ioctls of a TAP device (linux/if_tun.h, netdevice(7)).
+//! The ioctls of TAP and macvtap devices (linux/if_tun.h, netdevice(7)).
 
 #![expect(unsafe_code, reason = "ioctls without a safe wrapper")]
 
 use crate::classify::Mac;
 use core::mem::zeroed;
-use std::ffi::CStr;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -43,13 +42,45 @@ pub(super) fn open(
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
     let device = options.open("/dev/net/tun")?;
+    let several = if several_queues { libc::IFF_MULTI_QUEUE } else { 0 };
+    let name = set_flags(&device, name, vnet_header, several)?;
+    Ok((device.into(), name))
+}
+
+/// Prepares a queue of a macvtap, whose device was opened. Returns the link's name and link address.
+pub(super) fn attach(device: &OwnedFd, vnet_header: bool) -> io::Result<(String, Mac)> {
+    // The kernel does not look at the name.
+    set_flags(device, "tap", vnet_header, 0)?;
+    let name = link_of(device)?;
+    let mut by_mac = request(&name)?;
+    ioctl(device, libc::SIOCGIFHWADDR, &mut by_mac)?;
+    // SAFETY: the kernel has answered with a link address, and any bytes are one.
+    let address = unsafe { by_mac.ifr_ifru.ifru_hwaddr };
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(address.sa_data) {
+        *to = from.cast_unsigned();
+    }
+    Ok((name, Mac(mac)))
+}
+
+/// The name of the link that a queue belongs to; an error if that is gone.
+pub(super) fn link_of(device: &OwnedFd) -> io::Result<String> {
+    let mut request = request("tap")?;
+    ioctl(device, libc::TUNGETIFF, &mut request)?;
+    Ok(name_in(&request))
+}
+
+fn set_flags(
+    device: &impl AsRawFd,
+    name: &str,
+    vnet_header: bool,
+    more: libc::c_int,
+) -> io::Result<String> {
     let mut request = request(name)?;
-    let flags = libc::IFF_TAP
-        | libc::IFF_NO_PI
-        | if vnet_header { libc::IFF_VNET_HDR } else { 0 }
-        | if several_queues { libc::IFF_MULTI_QUEUE } else { 0 };
+    let flags =
+        libc::IFF_TAP | libc::IFF_NO_PI | if vnet_header { libc::IFF_VNET_HDR } else { 0 } | more;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or(0);
-    ioctl(&device, libc::TUNSETIFF, &mut request)?;
+    ioctl(device, libc::TUNSETIFF, &mut request)?;
     if vnet_header {
         let features = libc::c_ulong::from(libc::TUN_F_CSUM);
         // SAFETY: this ioctl takes a number, not a pointer.
@@ -58,9 +89,14 @@ pub(super) fn open(
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: the kernel has written a name that ends in a zero within the array.
-    let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) }.to_string_lossy().into_owned();
-    Ok((device.into(), name))
+    Ok(name_in(&request))
+}
+
+/// The name that the kernel has written.
+fn name_in(request: &libc::ifreq) -> String {
+    let bytes = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
+    let bytes: Vec<u8> = bytes.take_while(|&byte| byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Sets the link address and the MTU of a device that is down.

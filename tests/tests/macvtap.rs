@@ -1,0 +1,118 @@
+//! A macvtap in place of a packet socket: the kernel beside clients on one address, and clients beside the kernel.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use usnet_tests::lab::{INSIDE, INSIDE6, OUTSIDE};
+use usnet_tests::{Lab, Running, is_installed};
+
+const SHARED: &str = "port = \"macvtap\"\n";
+
+/// Runs a command and returns what it printed.
+fn run(mut command: Command) -> String {
+    let output = command.output().expect("a program that is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}:\n{text}{errors}");
+    text
+}
+
+/// An iperf3 server of a host's kernel, ready.
+fn serve(lab: &Lab, inside: bool, address: &str) -> Running {
+    let arguments = ["-s", "-B", address];
+    let mut command =
+        if inside { lab.inside("iperf3", &arguments) } else { lab.outside("iperf3", &arguments) };
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let running = Running(command.spawn().expect("iperf3"));
+    let host = if inside { &lab.inside } else { &lab.outside };
+    let target = format!("{address}:5201").parse().expect("an address");
+    let end = Instant::now() + Duration::from_secs(20);
+    let connects = || std::net::TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_ok();
+    while !host.run(connects).expect("a namespace") {
+        assert!(Instant::now() < end, "iperf3 does not serve");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running
+}
+
+/// Bytes that arrived of 50 MB between the kernels.
+fn iperf3(command: Command) -> u64 {
+    let text = run(command);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON of iperf3");
+    report["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0)
+}
+
+const MUCH: [&str; 5] = ["-n", "50M", "-J", "--connect-timeout", "5000"];
+
+#[test]
+fn kernel_and_client_serve_on_one_address_over_a_macvtap() {
+    if !["curl", "iperf3"].iter().all(|p| is_installed(p, p))
+        || !is_installed("ping", "iputils-ping")
+    {
+        return;
+    }
+    for workers in ["", "[worker]\ncount = 2\n"] {
+        let Some(lab) = Lab::with_usnetd(&format!("{SHARED}{workers}")) else { return };
+        let body: String = (0..5000).map(|n| format!("line {n}\n")).collect();
+        let file = lab.directory().join("page.html");
+        fs::write(&file, &body).expect("a page");
+        let page = file.display().to_string();
+        let _http = lab.client("http", &["--port", "80", "--page", &page], 80);
+        // A neighbour that the kernel has to ask for, of either family.
+        for target in [OUTSIDE, "fd09::2"] {
+            let text = run(lab.inside("ping", &["-c", "5", "-i", "0.02", "-W", "5", target]));
+            assert!(text.contains(" 0% packet loss"), "{text}");
+        }
+        for target in [INSIDE, INSIDE6] {
+            let text = run(lab.outside("ping", &["-c", "50", "-i", "0.01", "-W", "2", target]));
+            assert!(text.contains(" 0% packet loss"), "{text}");
+        }
+        let urls = [format!("http://{INSIDE}/"), format!("http://[{INSIDE6}]/")];
+        for url in urls.iter().cycle().take(10) {
+            let got = run(lab.outside("curl", &["-sS", "--max-time", "20", url]));
+            assert!(got == body, "{} bytes came, not {}", got.len(), body.len());
+        }
+        let server = serve(&lab, true, INSIDE);
+        for direction in [&[][..], &["-R"][..]] {
+            let arguments = [&["-c", INSIDE], &MUCH[..], direction].concat();
+            let received = iperf3(lab.outside("iperf3", &arguments));
+            assert!(received >= 40 << 20, "{received} bytes arrived");
+        }
+        drop(server);
+        // The kernel as the client: its answers come by the macvtap as well.
+        let _server = serve(&lab, false, OUTSIDE);
+        let received = iperf3(lab.inside("iperf3", &[&["-c", OUTSIDE], &MUCH[..]].concat()));
+        assert!(received >= 40 << 20, "{received} bytes arrived");
+        lab.finish();
+    }
+}
+
+#[test]
+fn a_bridged_macvtap_gives_clients_an_address_beside_the_kernels() {
+    const OWN: &str = "10.9.0.77";
+    if !is_installed("curl", "curl") || !is_installed("ping", "iputils-ping") {
+        return;
+    }
+    let config = format!(
+        "{SHARED}macvtap = \"bridge\"\naddresses = [\"{OWN}/24\", \"fd09::77/64\"]\n\
+         mac = \"02:00:00:00:00:77\"\n"
+    );
+    let Some(lab) = Lab::with_usnetd(&config) else { return };
+    let _http = lab.client("http", &["--port", "80"], 80);
+    for url in [format!("http://{OWN}/"), "http://[fd09::77]/".to_owned()] {
+        let got = run(lab.outside("curl", &["-sS", "--max-time", "20", &url]));
+        assert!(!got.is_empty());
+    }
+    let status = lab.ask(&["status"]);
+    assert!(status.to_string().contains("02:00:00:00:00:77"), "{status:#}");
+    // The kernel hears nothing of it, and is heard.
+    for target in [INSIDE, INSIDE6] {
+        let text = run(lab.outside("ping", &["-c", "20", "-i", "0.01", "-W", "2", target]));
+        assert!(text.contains(" 0% packet loss"), "{text}");
+    }
+    let kernel = format!("http://{INSIDE}/");
+    let mut refused = lab.outside("curl", &["-sS", "--max-time", "5", &kernel]);
+    let output = refused.output().expect("curl");
+    assert!(!output.status.success(), "nobody serves at the kernel's address");
+    lab.finish();
+}

@@ -248,6 +248,7 @@ pub fn rig_over(
         let descriptors = vec![inbound_fd, outbound_fd, kick, client_wake, read, copy(&group_fd)?];
         switch
             .attach(SessionSpec {
+                offload: false,
                 id,
                 interface,
                 queues,

@@ -56,10 +56,16 @@ impl RawDescriptor {
         (self.0 >> 36) as u16
     }
 
-    /// Flags; none is defined yet, so any other value than zero is a fault.
+    /// Flags: what of the frame is left to do, as [`Offload`](crate::offload::Offload) reads them.
     #[must_use]
     pub const fn flags(self) -> u16 {
         (self.0 >> 52) as u16
+    }
+
+    /// The same with these flags, 12 bits.
+    #[must_use]
+    pub const fn with_flags(self, flags: u16) -> Self {
+        Self(self.0 & ((1 << 52) - 1) | (flags as u64) << 52)
     }
 }
 

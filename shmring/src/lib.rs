@@ -7,6 +7,7 @@
 //!   ring      one ring: cells of descriptors, two positions, a sleep flag
 //!   region    one sealed memfd and the atomics in it
 //!   pool      the daemon's slots: who owns each, frames as tokens that move
+//!   offload   what of a frame is left to do
 //!   arena     one contiguous range over all segments of slots
 //! ```
 
@@ -18,6 +19,7 @@ pub mod layout;
 pub mod ledger;
 #[cfg(feature = "model")]
 pub mod model;
+pub mod offload;
 pub mod pool;
 mod prefetch;
 pub mod queues;

@@ -19,6 +19,7 @@ use crate::arena::{Arena, Segment, SlotRange};
 use crate::copy::copy_racy;
 use crate::descriptor::{Fault, MAX_OFFSET, RawDescriptor, RingName};
 use crate::ledger::{Audit, Ledger, Owner, SessionId};
+use crate::offload::Offload;
 use crate::prefetch;
 use crate::region::Writer;
 use core::slice;
@@ -39,6 +40,8 @@ pub struct Frame {
     slot: u32,
     offset: u16,
     length: u16,
+    /// What of it is left to do.
+    offload: Offload,
 }
 
 impl Frame {
@@ -64,6 +67,19 @@ impl Frame {
     #[must_use]
     pub fn slot(&self) -> u32 {
         self.slot
+    }
+
+    /// What of it is left to do.
+    #[inline]
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Says what of it is left to do.
+    #[inline]
+    pub fn set_offload(&mut self, offload: Offload) {
+        self.offload = offload;
     }
 }
 
@@ -280,7 +296,7 @@ impl Pool {
             prefetch::to_write(arena.address(*soon, 0));
         }
         match self.ledger.change(slot, Owner::Free, Owner::Daemon) {
-            Ok(_) => Some(Frame { slot, offset: 0, length: 0 }),
+            Ok(_) => Some(Frame { slot, offset: 0, length: 0, offload: Offload::NONE }),
             Err(_) => None,
         }
     }
@@ -294,7 +310,7 @@ impl Pool {
             home.free.retain(|&slot| {
                 let take = wanted(slot) && ledger.change(slot, Owner::Free, Owner::Daemon).is_ok();
                 if take {
-                    claimed.push(Frame { slot, offset: 0, length: 0 });
+                    claimed.push(Frame { slot, offset: 0, length: 0, offload: Offload::NONE });
                 }
                 !take
             });
@@ -335,7 +351,7 @@ impl Pool {
         let all = home.count as usize;
         home.free.reserve(all - home.free.len().min(all));
         self.ledger.set_range(slot, 1, Owner::Daemon, id);
-        Ok(Frame { slot, offset: 0, length: 0 })
+        Ok(Frame { slot, offset: 0, length: 0, offload: Offload::NONE })
     }
 
     /// Puts a frame's slot back on its home's free list.
@@ -433,6 +449,41 @@ impl Pool {
         // SAFETY: both ranges were granted above, so they are mapped and the daemon's; they lie in
         // two slots, so they do not overlap.
         unsafe { core::ptr::copy_nonoverlapping(source, target, from.len()) };
+        into.offload = from.offload;
+        true
+    }
+
+    /// Makes `into` be `head` and then `length` bytes of `from`, those from `at` on. Returns false if they are
+    /// not two frames of this pool, `from` does not have these bytes, or a slot does not hold them.
+    #[inline]
+    pub fn fill_from(
+        &mut self,
+        into: &mut Frame,
+        head: &[u8],
+        from: &Frame,
+        at: usize,
+        length: usize,
+    ) -> bool {
+        let (Some(end), Ok(all)) = (at.checked_add(length), u16::try_from(head.len() + length))
+        else {
+            return false;
+        };
+        if !self.granted(from)
+            || end > from.len()
+            || from.slot == into.slot
+            || !self.set_window(into, 0, all)
+            || !self.granted(into)
+        {
+            return false;
+        }
+        let source = self.arena.address(from.slot, from.offset).wrapping_add(at);
+        let Some((first, rest)) = self.bytes_mut(into).split_at_mut_checked(head.len()) else {
+            return false;
+        };
+        first.copy_from_slice(head);
+        // SAFETY: `from` was granted and has the bytes up to `end`, so the source is mapped and the
+        // daemon's; `rest` is `length` bytes of another slot, so they do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(source, rest.as_mut_ptr(), rest.len()) };
         true
     }
 

@@ -8,24 +8,29 @@
 //!                -> anyone else      vetted head + rest copied into a slot; the slot is completed
 //! ```
 //!
+//! - What of a frame is left to do is done here, in software, for a receiver that does not do it ([`Deliver::finish`]).
 //! - Rings are written frame by frame and published once a burst, with at most one wake-up for each
 //!   receiver ([`Deliver::flush`]).
 //! - Every frame that comes in here is counted once: delivered, handed to a port's burst, or dropped
 //!   with a reason. Every slot goes on or back.
 
-use crate::classify::{FIRST_LEN, HEAD_LEN};
+use crate::classify::{FIRST_LEN, HEAD_LEN, Protocol};
+use crate::offload::{Cut, Parts, close};
 use crate::port::{BURST, Burst};
 use crate::session::Session;
 use crate::stats::Totals;
 use crate::verdict::DropReason;
-use usnet_shmring::descriptor::{Fault, RawDescriptor};
+use usnet_shmring::descriptor::{Fault, RawDescriptor, RingName};
 use usnet_shmring::ledger::SessionId;
+use usnet_shmring::offload::{Checksum, Offload};
 use usnet_shmring::pool::{ClientFrame, Frame, Pool, Returned};
 
 /// A client's frame on its way: the token and the private copy of its head that is judged.
 #[derive(Debug)]
 pub(crate) struct Sent<'a> {
     pub(crate) frame: ClientFrame,
+    /// What the client leaves to others to do.
+    pub(crate) offload: Offload,
     buffer: &'a mut [u8; HEAD_LEN],
     known: usize,
 }
@@ -35,13 +40,24 @@ impl<'a> Sent<'a> {
     #[inline(always)]
     pub(crate) fn accept(
         pool: &mut Pool,
-        from: SessionId,
+        from: &Session,
         raw: RawDescriptor,
         buffer: &'a mut [u8; HEAD_LEN],
     ) -> Result<Self, Fault> {
+        let (raw, offload) = match raw.flags() {
+            // Refused there, if there are any.
+            _ if !from.offload => (raw, Offload::NONE),
+            flags => match Offload::from_flags(flags) {
+                // A client says of no frame of its own that it was verified.
+                Some(offload) if offload.checksum() != Checksum::Sound => {
+                    (raw.with_flags(0), offload)
+                }
+                _ => return Err(Fault::UnknownFlags { ring: RingName::Tx, flags }),
+            },
+        };
         let first = buffer.first_chunk_mut::<FIRST_LEN>().map_or(&mut [][..], |first| first);
-        let (frame, known) = pool.accept_head(from, raw, first)?;
-        Ok(Self { frame, buffer, known })
+        let (frame, known) = pool.accept_head(from.id, raw, first)?;
+        Ok(Self { frame, offload, buffer, known })
     }
 
     /// What was copied. Each byte was read once: what is judged is what is sent on.
@@ -189,6 +205,7 @@ impl Deliver {
     pub(crate) fn copy_sent(&mut self, sent: &Sent<'_>) -> Option<Frame> {
         let mut copy = self.pool.alloc()?;
         if self.pool.copy_vetted(sent.head(), &sent.frame, &mut copy) {
+            copy.set_offload(sent.offload);
             return Some(copy);
         }
         self.pool.free(copy);
@@ -214,14 +231,76 @@ impl Deliver {
         self.complete(from, frame);
     }
 
+    /// Does what is left to do of a frame, and hands on what comes of it.
+    #[inline(never)]
+    pub(crate) fn finish(&mut self, mut frame: Frame, mut each: impl FnMut(&mut Self, Frame)) {
+        let Some(size) = frame.offload().segment() else {
+            if !close(self.pool.bytes_mut(&mut frame)) {
+                return self.drop_frame(frame, DropReason::Malformed);
+            }
+            frame.set_offload(Offload::SOUND);
+            return each(self, frame);
+        };
+        let bytes = self.pool.bytes(&frame);
+        let cut = Cut::of(bytes, bytes.len(), size);
+        let mut copy = [0; HEAD_LEN];
+        let parts = cut.and_then(|cut| {
+            let (copy, headers) = (copy.get_mut(..cut.header())?, bytes.get(..cut.header())?);
+            copy.copy_from_slice(headers);
+            Some((cut, copy))
+        });
+        let Some((cut, headers)) = parts else {
+            return self.drop_frame(frame, DropReason::Malformed);
+        };
+        for piece in 0..cut.pieces() {
+            self.totals.generated += 1;
+            let Some(mut made) = self.pool.alloc() else {
+                self.totals.dropped.add(DropReason::NoSlot, 1);
+                continue;
+            };
+            let (at, length) = cut.payload(piece);
+            if self.pool.fill_from(&mut made, headers, &frame, at, length)
+                && cut.finish(piece, self.pool.bytes_mut(&mut made))
+            {
+                made.set_offload(Offload::SOUND);
+                each(self, made);
+            } else {
+                self.drop_frame(made, DropReason::TooLong);
+            }
+        }
+        self.consume(frame);
+    }
+
+    /// Whether a client takes a frame with this left to do. Datagrams are always handed to it one by one.
+    #[inline]
+    fn takes(&self, to: SessionId, offload: Offload, head: &[u8], length: usize) -> bool {
+        let has_agreed = |session: &Session| session.offload;
+        let session = self.sessions.get(usize::from(to.0)).and_then(Option::as_deref);
+        session.is_some_and(has_agreed)
+            && (offload.segment().is_none()
+                || Parts::of(head, length).is_some_and(|p| p.flow.protocol == Protocol::TCP))
+    }
+
     /// Delivers a frame to a client.
     #[inline]
     pub(crate) fn to_client(&mut self, frame: Frame, to: SessionId) {
+        if frame.offload().is_unfinished() {
+            let bytes = self.pool.bytes(&frame);
+            if !self.takes(to, frame.offload(), bytes, bytes.len()) {
+                return self.finish(frame, |deliver, done| deliver.to_client_as_is(done, to));
+            }
+        }
+        self.to_client_as_is(frame, to);
+    }
+
+    #[inline]
+    fn to_client_as_is(&mut self, frame: Frame, to: SessionId) {
         let Self { pool, sessions, totals, touched, .. } = self;
         let Some(Some(session)) = sessions.get_mut(usize::from(to.0)) else {
             return self.drop_frame(frame, DropReason::SessionEnded);
         };
         let length = frame.len() as u64;
+        let flags = if session.offload { frame.offload().to_flags() } else { 0 };
         let reason = match rx_room(session) {
             Ok(true) if session.holds_too_many() => {
                 pool.free(frame);
@@ -242,7 +321,7 @@ impl Deliver {
                         }
                     },
                 };
-                match lent.map(|raw| session.queues.rx.push(raw)) {
+                match lent.map(|raw| session.queues.rx.push(raw.with_flags(flags))) {
                     Some(Ok(())) => {
                         totals.to_clients += 1;
                         session.held += 1;
@@ -272,11 +351,21 @@ impl Deliver {
     /// Delivers a client's frame to another client and gives or lends its slot on.
     #[inline]
     pub(crate) fn sent_to_client(&mut self, from: &mut Session, sent: Sent<'_>, to: SessionId) {
+        if sent.offload.is_unfinished()
+            && !self.takes(to, sent.offload, sent.head(), sent.frame.len())
+        {
+            let Some(copy) = self.copy_sent(&sent) else {
+                return self.drop_sent(from, sent.frame, DropReason::NoSlot);
+            };
+            self.complete(from, sent.frame);
+            return self.to_client(copy, to);
+        }
         let Self { pool, sessions, totals, touched, .. } = self;
         let Some(Some(session)) = sessions.get_mut(usize::from(to.0)) else {
             return self.drop_sent(from, sent.frame, DropReason::SessionEnded);
         };
         let length = sent.frame.len() as u64;
+        let flags = if session.offload { sent.offload.to_flags() } else { 0 };
         let reason = match rx_room(session) {
             Ok(true) if session.holds_too_many() => DropReason::TooManyHeld,
             Ok(true) => {
@@ -294,7 +383,8 @@ impl Deliver {
                     });
                     (lent, Some(sent.frame))
                 };
-                let delivered = lent.is_some_and(|raw| session.queues.rx.push(raw).is_ok());
+                let delivered =
+                    lent.is_some_and(|raw| session.queues.rx.push(raw.with_flags(flags)).is_ok());
                 if delivered {
                     totals.to_clients += 1;
                     session.held += 1;

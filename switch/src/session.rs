@@ -47,6 +47,8 @@ pub struct SessionSpec {
     pub wake: Option<OwnedFd>,
     /// Flows that may be learned for it at one time.
     pub flow_quota: u32,
+    /// Whether it has agreed on frames that are not finished.
+    pub offload: bool,
 }
 
 /// Tells a sleeping client that there is work.
@@ -80,6 +82,8 @@ pub(crate) struct Session {
     pub(crate) flow_quota: usize,
     /// Slots lent to it and not yet given back.
     pub(crate) held: u32,
+    /// It may leave checksums and segments to others, and takes frames that others left so.
+    pub(crate) offload: bool,
     /// On the list of sessions with something to publish.
     pub(crate) touched: bool,
     pub(crate) counters: SessionCounters,

@@ -281,6 +281,7 @@ impl Switch {
             learned: VecDeque::with_capacity(flow_quota.min(EXACT_FLOWS)),
             flow_quota: flow_quota.min(EXACT_FLOWS),
             held: 0,
+            offload: spec.offload,
             touched: false,
             counters: SessionCounters::default(),
         };
@@ -604,7 +605,7 @@ fn drain_tx(
         deliver.pool.prefetch(*raw);
     }
     for raw in raws {
-        let sent = Sent::accept(&mut deliver.pool, session.id, *raw, head)?;
+        let sent = Sent::accept(&mut deliver.pool, session, *raw, head)?;
         interface.from_client(deliver, session, sent, answers, now);
     }
     Ok(count)

@@ -25,7 +25,7 @@ use usnet_shmring::region::Writer;
 use usnet_switch::classify::{Address, Fragment, Mac, Malformed, Payload, Protocol, classify};
 use usnet_switch::net::sysctl::Setting;
 use usnet_switch::net::{InterfaceAddress, Netlink};
-use usnet_switch::port::tap::{Tap, TapSpec};
+use usnet_switch::port::tap::{Header, Tap, TapSpec};
 use usnet_switch::port::{Burst, Port};
 use usnet_switch::time::Time;
 
@@ -68,7 +68,8 @@ struct Judge {
 
 impl Judge {
     fn new() -> Option<Self> {
-        let spec = TapSpec { name: TAP.into(), mac: Mac(HERE_MAC), mtu: 9000, vnet_header: false };
+        let spec =
+            TapSpec { name: TAP.into(), mac: Mac(HERE_MAC), mtu: 9000, header: Header::None };
         let tap = Tap::open(&spec).ok()?;
         Setting::Ipv4ReversePath.write("all", 0).unwrap();
         Setting::Ipv4ReversePath.write(TAP, 0).unwrap();

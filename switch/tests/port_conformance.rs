@@ -23,7 +23,7 @@ use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use usnet_switch::port::af_xdp::{AfXdp, AfXdpSpec};
 use usnet_switch::port::netmap::double::{Completion, Double, NicSpec, Quirk, queue_pair};
 use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec};
-use usnet_switch::port::tap::{Tap, TapSpec};
+use usnet_switch::port::tap::{Header, Tap, TapSpec};
 use usnet_switch::port::wire::{Faults, Wire, WireSpec};
 use usnet_switch::port::{BURST, Burst, Port};
 use usnet_switch::time::Time;
@@ -40,7 +40,7 @@ struct Pair {
     /// Whether the medium works by itself, so that tests must give it time.
     real: bool,
     /// What the ports need, dropped after them.
-    keep: Option<Box<dyn std::any::Any>>,
+    _keep: Option<Box<dyn std::any::Any>>,
 }
 
 fn pool() -> (Pool, u32) {
@@ -54,7 +54,7 @@ fn pool() -> (Pool, u32) {
 impl Pair {
     fn new(a: Box<dyn Port>, b: Box<dyn Port>, real: bool) -> Self {
         let (pool, slots) = pool();
-        Self { pool, slots, kept: 0, a, b, now: Time(0), real, keep: None }
+        Self { pool, slots, kept: 0, a, b, now: Time(0), real, _keep: None }
     }
 
     fn frame(&mut self, bytes: &[u8]) -> Frame {
@@ -368,21 +368,21 @@ fn xdp_pair(generic: bool) -> Result<Pair, String> {
     let (a, b) = (open("xa")?, open("xb")?);
     let expected = if generic { "generic, copy" } else { "driver, copy" };
     assert_eq!((a.mode(), b.mode()), (Some(expected), Some(expected)));
-    Ok(Pair { pool, slots, kept: 0, a, b, now: Time(0), real: true, keep: None })
+    Ok(Pair { pool, slots, kept: 0, a, b, now: Time(0), real: true, _keep: None })
 }
 
 port_conformance!(isolated af_xdp, || xdp_pair(false));
 port_conformance!(isolated af_xdp_generic, || xdp_pair(true));
 
 /// A TAP device, and a packet socket on the kernel's side of it; the TAP sends if `outwards`.
-fn tap_pair(vnet_header: bool, outwards: bool) -> Result<Pair, String> {
+fn tap_pair(header: Header, outwards: bool) -> Result<Pair, String> {
     const DEVICE: &str = "/dev/net/tun";
     if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(DEVICE) {
         let hint = if Path::new(DEVICE).exists() { "run as root" } else { "modprobe tun" };
         return Err(format!("cannot open {DEVICE}: {error} ({hint})"));
     }
     let mac = Mac([2, 0, 0, 0, 0, 7]);
-    let spec = TapSpec { name: "ct".into(), mac, mtu: 1500, vnet_header };
+    let spec = TapSpec { name: "ct".into(), mac, mtu: 1500, header };
     let tap = Tap::open(&spec).expect("a TAP device");
     silence("ct");
     Netlink::open().expect("netlink").set_up("ct").expect("an interface");
@@ -393,7 +393,7 @@ fn tap_pair(vnet_header: bool, outwards: bool) -> Result<Pair, String> {
 }
 
 /// A macvtap over one end of a veth, and a packet socket on the other; the macvtap sends if `outwards`.
-fn macvtap_pair(mode: MacvtapMode, vnet_header: bool, outwards: bool) -> Result<Pair, String> {
+fn macvtap_pair(mode: MacvtapMode, header: Header, outwards: bool) -> Result<Pair, String> {
     let mut net = Netlink::open().expect("netlink");
     net.add_veth("ma", "mb", None).map_err(|error| error.to_string())?;
     for name in ["ma", "mb"] {
@@ -403,7 +403,7 @@ fn macvtap_pair(mode: MacvtapMode, vnet_header: bool, outwards: bool) -> Result<
     let lower = net.link("ma").expect("an interface");
     let made = MacvtapLink::make(&mut net, &lower, mode).map_err(|error| error.to_string())?;
     let link = made.link().expect("an interface");
-    let spec = TapSpec { name: link.name, mac: link.mac, mtu: link.mtu as u16, vnet_header };
+    let spec = TapSpec { name: link.name, mac: link.mac, mtu: link.mtu as u16, header };
     let port = match Tap::open_macvtap(&spec, "ma", 1) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(error.to_string());
@@ -415,26 +415,26 @@ fn macvtap_pair(mode: MacvtapMode, vnet_header: bool, outwards: bool) -> Result<
     let far = Box::new(packet_port("mb", RingVersion::V2));
     let (a, b): (Box<dyn Port>, Box<dyn Port>) =
         if outwards { (Box::new(port), far) } else { (far, Box::new(port)) };
-    Ok(Pair { keep: Some(Box::new(made)), ..Pair::new(a, b, true) })
+    Ok(Pair { _keep: Some(Box::new(made)), ..Pair::new(a, b, true) })
 }
 
 const OWN_ADDRESS: MacvtapMode = MacvtapMode::Bridge(Mac([2, 0, 0, 0, 0, 8]));
 
-port_conformance!(isolated macvtap_to_wire, || macvtap_pair(MacvtapMode::Passthru, false, true));
-port_conformance!(isolated macvtap_from_wire, || macvtap_pair(MacvtapMode::Passthru, false, false));
+port_conformance!(isolated macvtap_to_wire, || macvtap_pair(MacvtapMode::Passthru, Header::None, true));
+port_conformance!(isolated macvtap_from_wire, || macvtap_pair(MacvtapMode::Passthru, Header::None, false));
 port_conformance!(isolated macvtap_to_wire_with_vnet_header, || {
-    macvtap_pair(MacvtapMode::Passthru, true, true)
+    macvtap_pair(MacvtapMode::Passthru, Header::Segments, true)
 });
 port_conformance!(isolated macvtap_from_wire_with_vnet_header, || {
-    macvtap_pair(MacvtapMode::Passthru, true, false)
+    macvtap_pair(MacvtapMode::Passthru, Header::Segments, false)
 });
-port_conformance!(isolated macvtap_bridged_to_wire, || macvtap_pair(OWN_ADDRESS, true, true));
-port_conformance!(isolated macvtap_bridged_from_wire, || macvtap_pair(OWN_ADDRESS, true, false));
+port_conformance!(isolated macvtap_bridged_to_wire, || macvtap_pair(OWN_ADDRESS, Header::Checksums, true));
+port_conformance!(isolated macvtap_bridged_from_wire, || macvtap_pair(OWN_ADDRESS, Header::Checksums, false));
 
-port_conformance!(isolated tap_to_kernel, || tap_pair(false, true));
-port_conformance!(isolated tap_from_kernel, || tap_pair(false, false));
-port_conformance!(isolated tap_with_header_to_kernel, || tap_pair(true, true));
-port_conformance!(isolated tap_with_header_from_kernel, || tap_pair(true, false));
+port_conformance!(isolated tap_to_kernel, || tap_pair(Header::None, true));
+port_conformance!(isolated tap_from_kernel, || tap_pair(Header::None, false));
+port_conformance!(isolated tap_with_header_to_kernel, || tap_pair(Header::Segments, true));
+port_conformance!(isolated tap_with_header_from_kernel, || tap_pair(Header::Segments, false));
 
 /// What arrives, and when, over a wire with all faults.
 fn faulty_run(seed: u64) -> Vec<(u64, Vec<u8>)> {
@@ -605,7 +605,7 @@ fn netmap_swapping() -> Pair {
         Box::new(port)
     });
     let kept = slots - pool.free_slots() as u32;
-    Pair { pool, slots, kept, a, b, now: Time(0), real: false, keep: None }
+    Pair { pool, slots, kept, a, b, now: Time(0), real: false, _keep: None }
 }
 
 /// The host's half of a descriptor, whose kernel is the wire of another card.

@@ -31,7 +31,7 @@ use crate::net::{
 };
 use crate::port::Port;
 use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion, promiscuous};
-use crate::port::tap::{Tap, TapSpec};
+use crate::port::tap::{Header, Tap, TapSpec};
 use crate::port::wire::{Faults, Wire, WireSpec};
 use crate::switch::{Behind, InterfaceSpec};
 use std::collections::HashMap;
@@ -39,6 +39,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use thiserror::Error;
+use usnet_shmring::arena::SlotSize;
 
 /// Why an interface could not be opened.
 #[derive(Debug, Error)]
@@ -349,8 +350,8 @@ pub fn open(
     match interface.port {
         Backend::AfPacket => open_af_packet(interface, workers),
         Backend::AfXdp => xdp::open(interface, workers, cards.slots()),
-        Backend::Macvtap => macvtap::open(interface, workers),
-        Backend::Tap => open_tap(interface, workers),
+        Backend::Macvtap => macvtap::open(interface, workers, slot_size(cards)),
+        Backend::Tap => open_tap(interface, workers, slot_size(cards)),
         Backend::Wire => open_wire(interface, wires),
         Backend::Netmap => {
             let (_, link, _, addresses) = shared_link(interface)?;
@@ -374,17 +375,33 @@ fn open_wire(interface: &Interface, wires: &mut Wires) -> Result<Opened, OpenErr
     Ok(opened(interface, mac, mtu, interface.addresses.clone(), queues, &[]))
 }
 
-fn open_tap(interface: &Interface, workers: usize) -> Result<Opened, OpenError> {
+/// Bytes of a slot, where they are known.
+fn slot_size(cards: &Cards) -> Option<SlotSize> {
+    cards.slots().map(|segment| segment.arena().slot_size())
+}
+
+fn open_tap(
+    interface: &Interface,
+    workers: usize,
+    slots: Option<SlotSize>,
+) -> Result<Opened, OpenError> {
     // The kernel is at the other end of this wire, so the two ends need addresses of their own.
     let mac = interface.mac.unwrap_or(Mac([2, 0x75, 0x73, 0x6e, 0x65, 0x74]));
     let mtu = interface.mtu.unwrap_or(WIRE_MTU);
     let [a, b, c, d, e, f] = mac.0;
     let kernel_mac = Mac([a, b, c, d, e, f ^ 1]);
-    let spec = TapSpec { name: interface.name.clone(), mac: kernel_mac, mtu, vnet_header: true };
+    // Where a slot holds several segments the kernel may join them.
+    let joined = slots.map_or(0, SlotSize::bytes);
+    let header =
+        if joined >= 2 * (u32::from(mtu) + 22) { Header::Segments } else { Header::Checksums };
+    let spec = TapSpec { name: interface.name.clone(), mac: kernel_mac, mtu, header };
     let taps = Tap::open_queues(&spec, workers)
         .map_err(|e| port_error(&interface.name, "a TAP device", e))?;
     let mut netlink = Netlink::open().map_err(net_error(&interface.name))?;
     let name = taps.first().map_or(spec.name.as_str(), Tap::name);
+    if header == Header::Segments {
+        netlink.limit_joined(name, joined).map_err(net_error(&interface.name))?;
+    }
     netlink.set_up(name).map_err(net_error(&interface.name))?;
     let queues = Queue::pair(taps, None);
     Ok(opened(interface, mac, mtu, interface.addresses.clone(), queues, &[]))
@@ -550,7 +567,7 @@ pub(super) fn open_host(
 ) -> Result<Vec<Box<dyn Port>>, OpenError> {
     let mtu = link_mtu(link);
     let name: String = format!("u-{}", interface.name).chars().take(15).collect();
-    let spec = TapSpec { name: name.clone(), mac: link.mac, mtu, vnet_header: true };
+    let spec = TapSpec { name: name.clone(), mac: link.mac, mtu, header: Header::Checksums };
     let taps = match interface.host {
         HostEndpoint::Veth => None,
         wish => match Tap::open_queues(&spec, workers) {

@@ -14,7 +14,8 @@
 //!   interface itself, where its addresses, its neighbours and its routes stay.
 //! - A macvtap of ours lies in a namespace that only this process keeps: it ends with it. One that exists already is
 //!   taken as it is, with a link address of its own, and left.
-//! - Nothing of the interface below is changed. Joined segments come cut to the MTU by the kernel.
+//! - Nothing of the interface below is changed. Joined segments come as they are where slots hold them, else cut to
+//!   the MTU by the kernel.
 
 use super::interface::{
     Kept, OpenError, Opened, Queue, net_error, open_host, opened, port_error, shared_link,
@@ -24,16 +25,25 @@ use crate::config::{HostEndpoint, Interface, MacvtapKind};
 use crate::net::guard::Pass;
 use crate::net::macvtap::MacvtapLink;
 use crate::net::{Link, MacvtapMode};
-use crate::port::tap::{Tap, TapSpec};
+use crate::port::tap::{Header, Tap, TapSpec};
+use usnet_shmring::arena::SlotSize;
 
 /// What the kernel calls this kind of link.
 const KIND: &str = "macvtap";
+/// Bytes of a slot that holds every frame that the kernel joins.
+const LONGEST: u32 = 65_536;
 
 /// Opens an interface: a macvtap over it, or itself if it is one.
-pub(super) fn open(interface: &Interface, workers: usize) -> Result<Opened, OpenError> {
+pub(super) fn open(
+    interface: &Interface,
+    workers: usize,
+    slots: Option<SlotSize>,
+) -> Result<Opened, OpenError> {
     let name = interface.name.as_str();
     let (mut netlink, link, mtu, addresses) = shared_link(interface)?;
     let mut kept = Kept::of(&link);
+    // What arrives joined is as long as the kernel makes it, and cut by the kernel for shorter slots.
+    let header = if slots == SlotSize::new(LONGEST) { Header::Segments } else { Header::Checksums };
     if link.kind.as_deref() == Some(KIND) {
         if interface.macvtap.is_some() {
             return Err(OpenError::Unsuitable {
@@ -41,7 +51,7 @@ pub(super) fn open(interface: &Interface, workers: usize) -> Result<Opened, Open
                 problem: "is a macvtap already and keeps its mode; leave `macvtap` out",
             });
         }
-        let queues = Queue::pair(queues(interface, &link, name, workers)?, None);
+        let queues = Queue::pair(queues(interface, &link, header, workers)?, None);
         let opened = opened(interface, link.mac, mtu, addresses, queues, &[]);
         return Ok(Opened { kept, ..opened });
     }
@@ -53,7 +63,7 @@ pub(super) fn open(interface: &Interface, workers: usize) -> Result<Opened, Open
     };
     let made = MacvtapLink::make(&mut netlink, &link, mode).map_err(net_error(name))?;
     let upper = made.link().map_err(net_error(name))?;
-    let wires = queues(interface, &upper, name, workers)?;
+    let wires = queues(interface, &upper, header, workers)?;
     let host = match (mode, interface.host) {
         (MacvtapMode::Bridge(_), _) | (_, HostEndpoint::None) => None,
         _ => Some(open_host(&mut kept, &mut netlink, interface, &link, workers)?),
@@ -73,12 +83,12 @@ pub(super) fn open(interface: &Interface, workers: usize) -> Result<Opened, Open
 fn queues(
     interface: &Interface,
     link: &Link,
-    called: &str,
+    header: Header,
     workers: usize,
 ) -> Result<Vec<Tap>, OpenError> {
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-    let spec = TapSpec { name: link.name.clone(), mac: link.mac, mtu, vnet_header: true };
-    Tap::open_macvtap(&spec, called, workers)
+    let spec = TapSpec { name: link.name.clone(), mac: link.mac, mtu, header };
+    Tap::open_macvtap(&spec, &interface.name, workers)
         .map_err(|error| port_error(&interface.name, "the device of a macvtap", error))
 }
 

@@ -15,6 +15,7 @@ use crate::classify::{
     Flow, Icmp, IpKind, IpPacket, Payload, Plain, classify_head, classify_plain,
 };
 use crate::deliver::{Deliver, Sent};
+use crate::offload::{Unfit, judge};
 use crate::port::Burst;
 use crate::session::Session;
 use crate::time::Time;
@@ -50,7 +51,17 @@ impl Interface {
         deliver.totals.from_clients += 1;
         from.counters.sent += 1;
         from.counters.sent_bytes += length as u64;
-        if length > self.frame_limit {
+        if sent.offload.is_unfinished() {
+            sent.read_on(&deliver.pool);
+            let judged = judge(sent.head(), length, sent.offload, self.frame_limit);
+            if let Err(unfit) = judged {
+                let reason = match unfit {
+                    Unfit::Malformed => DropReason::Malformed,
+                    Unfit::TooLong => DropReason::TooLong,
+                };
+                return deliver.drop_sent(from, sent.frame, reason);
+            }
+        } else if length > self.frame_limit {
             return deliver.drop_sent(from, sent.frame, DropReason::TooLong);
         }
         let key = Key::of(sent.head(), length, Origin::client(from.id));

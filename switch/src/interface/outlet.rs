@@ -53,9 +53,17 @@ impl Outlet {
         count
     }
 
-    /// Appends a frame, sending first if there is no room.
+    /// Appends a frame, sending first if there is no room. What the port does not do of it is done before.
     #[inline]
     pub(super) fn push(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        if frame.offload().is_unfinished() && !self.port.takes_unfinished() {
+            return deliver.finish(frame, |deliver, done| self.push_as_is(deliver, done, now));
+        }
+        self.push_as_is(deliver, frame, now);
+    }
+
+    #[inline]
+    fn push_as_is(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
         if self.gone {
             return deliver.drop_frame(frame, DropReason::NoReceiver);
         }

@@ -36,6 +36,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -383,6 +384,15 @@ impl Netlink {
     pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<(), NetError> {
         let message = self.change(name)?.u32(IFLA_MTU, mtu);
         self.socket.request(message).map_err(|e| e.of("set the MTU of", name))
+    }
+
+    /// Sets how long frames of joined segments may be that the kernel sends on an interface, in bytes.
+    ///
+    /// # Errors
+    /// There is no such interface, it refuses, or the privilege is missing.
+    pub fn limit_joined(&mut self, name: &str, bytes: u32) -> Result<(), NetError> {
+        let message = self.change(name)?.u32(IFLA_GSO_MAX_SIZE, bytes);
+        self.socket.request(message).map_err(|e| e.of("limit joined segments of", name))
     }
 
     /// Moves an interface into the namespace that `namespace` (`/proc/.../ns/net`) leads to. It

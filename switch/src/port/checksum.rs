@@ -49,17 +49,41 @@ fn complete(frame: &mut [u8], is_unfinished: bool) {
     if !same(u16::from_be_bytes([a, b]), pseudo_sum(&flow, transport.len())) {
         return;
     }
-    let sum = !fold(transport);
-    // An UDP checksum of zero would mean that there is none (RFC 768).
-    let sum = if sum == 0 && flow.protocol == Protocol::UDP { 0xffff } else { sum };
+    let sum = finish(flow.protocol, transport);
     if let Some(place) = transport.get_mut(field..field + 2) {
         place.copy_from_slice(&sum.to_be_bytes());
     }
 }
 
+/// Writes the checksum of a TCP or UDP packet of this flow, whatever is in the field. False if the packet is too short
+/// to have one.
+pub(crate) fn transport_checksum(flow: &Flow, packet: &mut [u8]) -> bool {
+    let Some(field) = field(flow.protocol) else { return false };
+    let pseudo = pseudo_sum(flow, packet.len());
+    let Some(place) = packet.get_mut(field..field + 2) else { return false };
+    place.copy_from_slice(&pseudo.to_be_bytes());
+    let sum = finish(flow.protocol, packet);
+    if let Some(place) = packet.get_mut(field..field + 2) {
+        place.copy_from_slice(&sum.to_be_bytes());
+    }
+    true
+}
+
+/// The checksum of a packet whose field holds the sum of the pseudo header.
+fn finish(protocol: Protocol, packet: &[u8]) -> u16 {
+    let sum = internet_checksum(packet);
+    // An UDP checksum of zero would mean that there is none (RFC 768).
+    if sum == 0 && protocol == Protocol::UDP { 0xffff } else { sum }
+}
+
+/// The checksum of RFC 1071.
+pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
+    !fold(bytes)
+}
+
 /// The sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1). The 0xffff in which an IPv4 address is
 /// wrapped is a zero in this arithmetic.
-fn pseudo_sum(flow: &Flow, length: usize) -> u16 {
+pub(crate) fn pseudo_sum(flow: &Flow, length: usize) -> u16 {
     let Ok(length) = u16::try_from(length) else { return 0 };
     let mut header = [0; 36];
     let parts = flow.source.0.iter().chain(&flow.destination.0);

@@ -11,11 +11,12 @@
 //! - A port never blocks. A frame that it cannot take stays in the burst; one that it must refuse
 //!   (too long, malformed by the medium) is freed and counted.
 //! - Frames are as on the wire: Ethernet header first, VLAN tags in place, checksums complete, no
-//!   frame check sequence.
+//!   frame check sequence. What is left to do of one that is not says its [`Offload`](usnet_shmring::offload::Offload); only a port
+//!   that [takes unfinished frames](Port::takes_unfinished) is given such.
 
 pub mod af_packet;
 pub mod af_xdp;
-mod checksum;
+pub(crate) mod checksum;
 pub mod datagram;
 pub mod netmap;
 pub mod tap;
@@ -225,6 +226,11 @@ pub trait Port: Debug + Send {
     /// # Errors
     /// The port is gone.
     fn transmit(&mut self, now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize>;
+
+    /// Whether it sends frames whose checksum is left open and that are to be cut into segments.
+    fn takes_unfinished(&self) -> bool {
+        false
+    }
 
     /// Its counters.
     fn counters(&self) -> PortCounters;

@@ -22,3 +22,4 @@ mod remembered;
 mod replaced;
 mod sleep;
 mod spoofing;
+mod unfinished;

@@ -194,6 +194,7 @@ impl World {
             capacity: 64,
             transmit: 32,
             receive: 32,
+            offload: shape & 8 != 0,
         };
         let life = &mut self.clients[usize::from(who)];
         if life.live || life.waits {

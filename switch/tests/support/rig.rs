@@ -66,6 +66,8 @@ pub(crate) struct Attach {
     pub(crate) capacity: u32,
     pub(crate) transmit: u32,
     pub(crate) receive: u32,
+    /// Has agreed on unfinished frames.
+    pub(crate) offload: bool,
 }
 
 impl Default for Attach {
@@ -80,6 +82,7 @@ impl Default for Attach {
             capacity: 128,
             transmit: 64,
             receive: 128,
+            offload: false,
         }
     }
 }
@@ -217,6 +220,7 @@ impl Rig {
             Some(theirs),
         );
         let spec = SessionSpec {
+            offload: attach.offload,
             id,
             interface: InterfaceId(attach.interface),
             queues: DaemonQueues::new(&inbound, &outbound, capacity, 0).expect("queues"),

@@ -203,6 +203,7 @@ fn build(
             exclusive: addresses.own.clone(),
             wake: Some(own.wake),
             flow_quota: policy.quota.flows,
+            offload: false,
         };
         (spec, own.kick)
     };

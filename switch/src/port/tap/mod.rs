@@ -10,14 +10,13 @@
 //!   the kernel's interface leaves no choice about.
 //! - A TAP device goes when the port does. A macvtap is somebody else's to keep; its device does not tell
 //!   when it is gone, so it is asked now and then.
-//! - With `vnet_header` each frame carries a `virtio_net_hdr`, so that the kernel may leave checksums
-//!   to us; they are completed here. Frames longer than the device's MTU never come: segmentation is
-//!   not offered.
+//! - With a [`Header`] in front of each frame the kernel may leave checksums to us, and hand over TCP segments
+//!   joined into one long frame, if slots hold such. In the other direction it always takes both.
 
 mod node;
 mod sys;
+mod vnet;
 
-use super::checksum::complete_checksum;
 use super::{Burst, Port, PortCounters, PortInfo};
 use crate::classify::Mac;
 use crate::time::Time;
@@ -27,10 +26,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
 
-/// Bytes of a `virtio_net_hdr` without merged buffers (linux/virtio_net.h).
-const VNET_HEADER: usize = 10;
-/// Its flag for a checksum that was left to us.
-const NEEDS_CHECKSUM: u8 = 1;
+/// What the kernel may leave to us of a frame that it sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Header {
+    /// Nothing: frames are as on the wire.
+    None,
+    /// Checksums.
+    #[default]
+    Checksums,
+    /// Checksums, and cutting what is longer than the MTU into segments.
+    Segments,
+}
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -41,8 +47,8 @@ pub struct TapSpec {
     pub mac: Mac,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
-    /// Exchange a `virtio_net_hdr` with each frame.
-    pub vnet_header: bool,
+    /// What may be left to do of frames.
+    pub header: Header,
 }
 
 /// How often a macvtap is asked whether it is still there.
@@ -53,7 +59,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Tap {
     info: PortInfo,
     device: OwnedFd,
-    vnet_header: bool,
+    header: Header,
     counters: PortCounters,
     /// When to look whether the link is gone, of a device that does not tell.
     next_look: Option<Time>,
@@ -67,7 +73,7 @@ impl Tap {
     /// # Errors
     /// What the kernel refused; the caller names the device.
     pub fn open(spec: &TapSpec) -> io::Result<Self> {
-        let (device, name) = sys::open(&spec.name, spec.vnet_header, false)?;
+        let (device, name) = sys::open(&spec.name, spec.header, false)?;
         sys::configure(&name, spec.mac, spec.mtu)?;
         Ok(Self::over(device, name, spec))
     }
@@ -81,11 +87,11 @@ impl Tap {
         if count <= 1 {
             return Ok(vec![Self::open(spec)?]);
         }
-        let (device, name) = sys::open(&spec.name, spec.vnet_header, true)?;
+        let (device, name) = sys::open(&spec.name, spec.header, true)?;
         sys::configure(&name, spec.mac, spec.mtu)?;
         let mut queues = vec![Self::over(device, name.clone(), spec)];
         for _ in 1..count {
-            let (device, name) = sys::open(&name, spec.vnet_header, true)?;
+            let (device, name) = sys::open(&name, spec.header, true)?;
             queues.push(Self::over(device, name, spec));
         }
         Ok(queues)
@@ -98,7 +104,7 @@ impl Tap {
     /// Its device cannot be found, or no node for it can be made; the text says what is missing.
     pub fn open_macvtap(spec: &TapSpec, called: &str, count: usize) -> io::Result<Vec<Self>> {
         let open = |_| {
-            let device = node::open(&spec.name, spec.mac, spec.vnet_header)?;
+            let device = node::open(&spec.name, spec.mac, spec.header)?;
             let mut queue = Self::over(device, called.to_owned(), spec);
             queue.info.backend = "macvtap";
             queue.next_look = Some(Time(0));
@@ -109,8 +115,8 @@ impl Tap {
 
     fn over(device: OwnedFd, name: String, spec: &TapSpec) -> Self {
         let info = PortInfo { name, backend: "tap", mac: spec.mac, mtu: spec.mtu };
-        let (vnet_header, counters) = (spec.vnet_header, PortCounters::default());
-        Self { info, device, vnet_header, counters, next_look: None }
+        let (header, counters) = (spec.header, PortCounters::default());
+        Self { info, device, header, counters, next_look: None }
     }
 
     /// Fails if the link of a macvtap is gone.
@@ -130,17 +136,17 @@ impl Tap {
         &self.info.name
     }
 
-    /// Reads one frame into `frame`. `Ok(false)` if there is none.
+    /// Reads one frame into `frame`; empty if it is of no use. `Ok(false)` if there is none.
     fn read(&mut self, pool: &mut Pool, frame: &mut Frame) -> io::Result<bool> {
         let slot = u16::try_from(pool.slot_size()).unwrap_or(u16::MAX);
         pool.set_window(frame, 0, slot);
-        let mut header = [0; VNET_HEADER];
+        let mut header = [0; vnet::LENGTH];
         let into = pool.bytes_mut(frame);
-        let read = if self.vnet_header {
-            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(into)];
-            rustix::io::readv(&self.device, &mut parts).map(|n| n.saturating_sub(VNET_HEADER))
-        } else {
+        let read = if self.header == Header::None {
             rustix::io::read(&self.device, into)
+        } else {
+            let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(into)];
+            rustix::io::readv(&self.device, &mut parts).map(|n| n.saturating_sub(vnet::LENGTH))
         };
         let length = match read {
             Ok(length) => length,
@@ -148,12 +154,32 @@ impl Tap {
             Err(Errno::AGAIN | Errno::INTR | Errno::IO) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         };
-        pool.set_window(frame, 0, u16::try_from(length).unwrap_or(0));
-        let [flags, ..] = header;
-        if flags & NEEDS_CHECKSUM != 0 {
-            complete_checksum(pool.bytes_mut(frame));
+        // One that fills the slot may have been longer.
+        let length = u16::try_from(length).ok().filter(|length| *length < slot).unwrap_or(0);
+        pool.set_window(frame, 0, length);
+        match vnet::read(&header, pool.bytes_mut(frame)) {
+            Some(offload) => frame.set_offload(offload),
+            None => drop(pool.set_window(frame, 0, 0)),
         }
         Ok(true)
+    }
+
+    /// Writes one frame; how much of it, or what the kernel said.
+    fn write(&self, pool: &mut Pool, frame: &mut Frame) -> Result<usize, Errno> {
+        let offload = frame.offload();
+        let longest = usize::from(self.info.mtu) + 14 + 8;
+        let fits = frame.len() <= longest || offload.segment().is_some();
+        if !fits || frame.len() < usize::from(MIN_FRAME) {
+            return Err(Errno::MSGSIZE);
+        }
+        if self.header == Header::None {
+            return rustix::io::write(&self.device, pool.bytes(frame));
+        }
+        let bytes = pool.bytes_mut(frame);
+        let (header, length) = vnet::write(offload, bytes).ok_or(Errno::INVAL)?;
+        let bytes = bytes.get(..length).ok_or(Errno::INVAL)?;
+        let parts = [IoSlice::new(&header), IoSlice::new(bytes)];
+        rustix::io::writev(&self.device, &parts)
     }
 }
 
@@ -199,18 +225,9 @@ impl Port for Tap {
     }
 
     fn transmit(&mut self, _now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
-        let longest = usize::from(self.info.mtu) + 14 + 8;
         let mut count = 0;
-        while let Some(frame) = from.pop() {
-            let bytes = pool.bytes(&frame);
-            let fits = bytes.len() <= longest && bytes.len() >= usize::from(MIN_FRAME);
-            let header = [0; VNET_HEADER];
-            let parts = [IoSlice::new(&header), IoSlice::new(bytes)];
-            let written = match (fits, self.vnet_header) {
-                (false, _) => Err(Errno::MSGSIZE),
-                (true, true) => rustix::io::writev(&self.device, &parts),
-                (true, false) => rustix::io::write(&self.device, bytes),
-            };
+        while let Some(mut frame) = from.pop() {
+            let written = self.write(pool, &mut frame);
             match written {
                 Ok(_) => {
                     self.counters.transmitted += 1;
@@ -233,6 +250,10 @@ impl Port for Tap {
             count += 1;
         }
         Ok(count)
+    }
+
+    fn takes_unfinished(&self) -> bool {
+        self.header != Header::None
     }
 
     fn counters(&self) -> PortCounters {

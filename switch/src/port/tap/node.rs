@@ -10,7 +10,7 @@
 //! - Making a node is root's in the machine's own user namespace. Where that is forbidden (a container), the
 //!   file in `/dev` serves, if there is one.
 
-use super::sys;
+use super::{Header, sys};
 use crate::classify::Mac;
 use crate::net::macvtap::{CharacterDevice, devices_of};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev, mknodat, openat, unlinkat};
@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 const NODE: &str = "tap";
 
 /// Opens one more queue of the macvtap with this name and link address.
-pub(super) fn open(name: &str, mac: Mac, vnet_header: bool) -> io::Result<OwnedFd> {
+pub(super) fn open(name: &str, mac: Mac, header: Header) -> io::Result<OwnedFd> {
     let devices = devices_of(name)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot read /sys: {error}")))?;
     let mut found = None;
@@ -35,7 +35,7 @@ pub(super) fn open(name: &str, mac: Mac, vnet_header: bool) -> io::Result<OwnedF
                 continue;
             }
         };
-        let is_ours = sys::attach(&opened, vnet_header)? == (name.to_owned(), mac);
+        let is_ours = sys::attach(&opened, header)? == (name.to_owned(), mac);
         if is_ours && found.replace(opened).is_some() {
             let text = format!("two macvtap links are named {name} and have its link address");
             return Err(io::Error::other(text));

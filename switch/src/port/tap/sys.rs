@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "ioctls without a safe wrapper")]
 
+use super::Header;
 use crate::classify::Mac;
 use core::mem::zeroed;
 use std::fs::OpenOptions;
@@ -36,21 +37,21 @@ fn ioctl(fd: &impl AsRawFd, what: libc::Ioctl, request: &mut libc::ifreq) -> io:
 /// when all are closed. Returns its full name.
 pub(super) fn open(
     name: &str,
-    vnet_header: bool,
+    header: Header,
     several_queues: bool,
 ) -> io::Result<(OwnedFd, String)> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
     let device = options.open("/dev/net/tun")?;
     let several = if several_queues { libc::IFF_MULTI_QUEUE } else { 0 };
-    let name = set_flags(&device, name, vnet_header, several)?;
+    let name = set_flags(&device, name, header, several)?;
     Ok((device.into(), name))
 }
 
 /// Prepares a queue of a macvtap, whose device was opened. Returns the link's name and link address.
-pub(super) fn attach(device: &OwnedFd, vnet_header: bool) -> io::Result<(String, Mac)> {
+pub(super) fn attach(device: &OwnedFd, header: Header) -> io::Result<(String, Mac)> {
     // The kernel does not look at the name.
-    set_flags(device, "tap", vnet_header, 0)?;
+    set_flags(device, "tap", header, 0)?;
     let name = link_of(device)?;
     let mut by_mac = request(&name)?;
     ioctl(device, libc::SIOCGIFHWADDR, &mut by_mac)?;
@@ -73,23 +74,42 @@ pub(super) fn link_of(device: &OwnedFd) -> io::Result<String> {
 fn set_flags(
     device: &impl AsRawFd,
     name: &str,
-    vnet_header: bool,
+    header: Header,
     more: libc::c_int,
 ) -> io::Result<String> {
     let mut request = request(name)?;
-    let flags =
-        libc::IFF_TAP | libc::IFF_NO_PI | if vnet_header { libc::IFF_VNET_HDR } else { 0 } | more;
+    let with_header = if header == Header::None { 0 } else { libc::IFF_VNET_HDR };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | with_header | more;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or(0);
     ioctl(device, libc::TUNSETIFF, &mut request)?;
-    if vnet_header {
-        let features = libc::c_ulong::from(libc::TUN_F_CSUM);
-        // SAFETY: this ioctl takes a number, not a pointer.
-        let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD, features) };
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    match header {
+        Header::None => {}
+        Header::Checksums => set_features(device, libc::TUN_F_CSUM)?,
+        // Before Linux 6.2 there is no joining of datagrams.
+        Header::Segments => set_features(device, tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6)
+            .or_else(|_| set_features(device, tcp))?,
+    }
+    if header != Header::None {
+        let length = libc::c_int::try_from(super::vnet::LENGTH).unwrap_or(0);
+        // SAFETY: this ioctl reads one `int`, which `length` is.
+        let result = unsafe {
+            libc::ioctl(device.as_raw_fd(), libc::TUNSETVNETHDRSZ, core::ptr::from_ref(&length))
+        };
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
     }
     Ok(name_in(&request))
+}
+
+/// Says what we do in the kernel's stead.
+fn set_features(device: &impl AsRawFd, features: libc::c_uint) -> io::Result<()> {
+    // SAFETY: this ioctl takes a number, not a pointer.
+    let result = unsafe {
+        libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(features))
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The name that the kernel has written.

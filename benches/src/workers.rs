@@ -188,6 +188,7 @@ fn attach(
             exclusive: Vec::new(),
             wake: Some(share.wake),
             flow_quota: 16,
+            offload: false,
         };
         switch.attach(spec).map_err(say("attach"))?;
         switch

@@ -160,7 +160,7 @@ fn a_port_is_the_kernel_s_again_when_the_last_worker_has_let_go_of_it() {
                     table.set_listener(address.into(), Protocol::UDP, 7000, 1, Some(client));
                 }
             }
-            for gone in 0..2 {
+            for gone in [0, 1] {
                 send();
                 let got: usize = all.receive(32).iter().map(Vec::len).sum();
                 assert_eq!(got, 32, "{gone} of two workers have let go");

@@ -13,6 +13,7 @@
 mod replace;
 
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
+use crate::config::Services;
 use crate::deliver::{Deliver, Sent, tx_budget};
 use crate::interface::{Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
@@ -224,6 +225,21 @@ impl Switch {
     ) -> Result<(), SwitchError> {
         let place = self.interfaces.get_mut(usize::from(interface.0));
         place.ok_or(SwitchError::NoInterface(interface))?.table.share(book, worker);
+        Ok(())
+    }
+
+    /// Flows of this interface are learned only from these ports and from addresses that are a client's
+    /// alone, from now on.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoInterface`]
+    pub fn set_flow_ports(
+        &mut self,
+        interface: InterfaceId,
+        ports: Services,
+    ) -> Result<(), SwitchError> {
+        let place = self.interfaces.get_mut(usize::from(interface.0));
+        place.ok_or(SwitchError::NoInterface(interface))?.table.set_flow_ports(ports);
         Ok(())
     }
 

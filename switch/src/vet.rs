@@ -155,8 +155,18 @@ fn vet_ports(
     match table.listener(flow.source, flow.protocol, flow.source_port) {
         Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
         Some(_) => Err(DropReason::SpoofedPort),
-        None => learned(session, table, flow.reversed(), now),
+        None => match learned(session, table, flow.reversed(), now)? {
+            Vetted::Learn(_) if !may_teach(session, table, flow) => Err(DropReason::SpoofedPort),
+            vetted => Ok(vetted),
+        },
     }
+}
+
+/// Whether answers to this flow may be learned: at an address that the kernel shares its port could be
+/// one of the kernel's.
+#[inline(never)]
+fn may_teach(session: &Session, table: &Table, flow: &Flow) -> bool {
+    session.exclusive.contains(&flow.source) || table.may_teach(flow.protocol, flow.source_port)
 }
 
 /// A port that nobody holds may be used for a flow that nobody else has.

@@ -5,105 +5,29 @@
 //! ```
 
 mod isolated;
+mod served;
 
 use isolated::{address, isolated, two_hosts};
 use serde_json::Value;
+use served::{Served, until};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use usnet::{Claim, Options, Session};
+use std::time::Duration;
+use usnet::{Claim, Session};
 use usnet_switch::classify::Mac;
-use usnet_switch::config::Config;
-use usnet_switch::daemon::{Daemon, Prepared, ReadyInterface};
 use usnet_switch::net::namespace::Namespace;
 use usnet_switch::net::offload::{Offload, Offloads};
 use usnet_switch::net::{Channels, Netlink};
+use usnet_switch::port::netmap::Module;
 use usnet_switch::port::netmap::double::{Double, Medium, NicSpec, QueueMedium, queue_pair};
-use usnet_switch::port::netmap::{Kernel, Module};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const UDP: u8 = 17;
 
-#[track_caller]
-fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = done() {
-            return found;
-        }
-        assert!(Instant::now() < end, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A daemon in this process, and its socket's directory.
-struct Served {
-    daemon: Option<Daemon>,
-    directory: PathBuf,
-}
-
-impl Served {
-    fn start(name: &str, interface: &str, kernel: Arc<dyn Kernel>) -> Self {
-        let directory = std::env::temp_dir().join(format!("usnet-{name}-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let text = format!(
-            "[control]\nsocket = \"{}\"\n[memory]\nport_slots = 4096\n\
-             [[interface]]\nname = \"sv0\"\n{interface}\n",
-            directory.join("control.sock").display()
-        );
-        let config = Config::parse(Path::new("test.toml"), &text).unwrap();
-        let mut prepared = Prepared::new(&config, kernel).unwrap();
-        let interfaces = ReadyInterface::open_all(&config, &mut prepared).unwrap();
-        let daemon = Some(Daemon::start(config, prepared, interfaces).unwrap());
-        Self { daemon, directory }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.join("control.sock")
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_usnetctl"));
-        let output = command.arg("--socket").arg(self.socket()).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn interface(&self) -> Value {
-        let status: Value = serde_json::from_str(&self.ctl(&["--json", "status"])).unwrap();
-        status["interfaces"][0].clone()
-    }
-
-    fn is(&self, state: &str, reopened: u64) {
-        until(&format!("{state}, reopened {reopened}"), || {
-            let seen = self.interface();
-            (seen["state"] == state && seen["reopened"] == reopened).then_some(())
-        });
-    }
-
-    fn attach(&self) -> Session {
-        let options = Options { socket: self.socket(), ..Options::named("test") };
-        let mut session = Session::attach(options).unwrap();
-        session.claim(Claim::port(UDP, 9000)).unwrap();
-        session
-    }
-
-    /// Nothing is lost when no frame is on its way.
-    fn is_whole(&self) {
-        let stats: Value = serde_json::from_str(&self.ctl(&["--json", "stats"])).unwrap();
-        assert_eq!(stats["frames_conserved"], true, "{stats}");
-        assert_eq!(stats["slots_conserved"], true, "{stats}");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        drop(self.daemon.take());
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
+fn attach(served: &Served) -> Session {
+    let mut session = served.attach();
+    session.claim(Claim::port(UDP, 9000)).unwrap();
+    session
 }
 
 /// The payload of the next UDP datagram that a session receives; answers go where it came from.
@@ -199,7 +123,7 @@ fn a_removed_link_comes_back(name: &str, interface: &str) {
     let mut net = Netlink::open().unwrap();
     let mac = net.link("sv0").unwrap().mac;
     let served = Served::start(name, interface, Arc::new(Module));
-    let mut session = served.attach();
+    let mut session = attach(&served);
     assert_eq!(served.interface()["link"], "up");
     converse(&peer, &mut session, b"before");
 
@@ -295,7 +219,7 @@ fn an_interface_that_returns_with_another_address_ends_its_sessions() {
         let mut net = Netlink::open().unwrap();
         let networks = "addresses = [\"10.9.0.1/24\"]";
         let served = Served::start(name, networks, Arc::new(Module));
-        let mut session = served.attach();
+        let mut session = attach(&served);
         converse(&peer, &mut session, b"before");
         net.delete_link("sv0").unwrap();
         served.is("gone", 0);
@@ -320,7 +244,7 @@ fn the_host_endpoint_comes_back_when_somebody_removes_it() {
         let peer = two_hosts();
         let mut net = Netlink::open().unwrap();
         let served = Served::start(name, "host = \"veth\"", Arc::new(Module));
-        let mut session = served.attach();
+        let mut session = attach(&served);
         net.delete_link("u-sv0").unwrap();
         served.is("up", 1);
         converse(&peer, &mut session, b"after");
@@ -373,7 +297,7 @@ fn a_session_outlives_the_removal_of_a_card_of_netmap_and_no_slot_is_lost() {
         let double = Double::new().unwrap();
         let mut wire = card(&double, 64);
         let served = Served::start(name, "port = \"netmap\"", Arc::new(double.clone()));
-        let mut session = served.attach();
+        let mut session = attach(&served);
         let stats =
             || -> Value { serde_json::from_str(&served.ctl(&["--json", "stats"])).unwrap() };
         let mut ask = |wire: &mut QueueMedium, number: u8| {
@@ -424,7 +348,7 @@ fn two_workers_each_serve_a_ring_pair_of_a_card_also_when_it_has_come_back() {
         let mut wire = card_of(&double, 64, 2);
         let workers = "port = \"netmap\"\n[worker]\ncount = 2\n";
         let served = Served::start(name, workers, Arc::new(double.clone()));
-        let mut session = served.attach();
+        let mut session = attach(&served);
         assert_eq!(session.frames().pairs(), 2);
         for turn in 0..3u64 {
             for source in 0..16u16 {

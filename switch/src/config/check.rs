@@ -262,6 +262,7 @@ fn check_interface(
         network,
         mac,
         mtu,
+        flow_ports,
     } = raw;
     check_name(format_args!("{key}.name"), name, problems);
     let has_own_address = *macvtap == Some(MacvtapKind::Bridge);
@@ -277,6 +278,7 @@ fn check_interface(
             (HostEndpoint::None, Some(check_behind(key, raw, *port, problems)))
         }
     };
+    let is_alone = host == HostEndpoint::None;
     let is_device = matches!(host, HostEndpoint::Tap | HostEndpoint::Veth);
     if !by_device && is_device {
         let value = quoted(if host == HostEndpoint::Tap { "tap" } else { "veth" });
@@ -369,12 +371,36 @@ fn check_interface(
         mtu: *mtu,
     }
 }
+        flow_ports: check_flow_ports(key, flow_ports, has_kernel && !is_alone, problems),
 
 /// The names of all interfaces of the system that this one takes.
 fn names(interface: &Interface) -> impl Iterator<Item = &str> {
     let behind = interface.behind.as_ref().map(|behind| behind.interface.as_str());
     core::iter::once(interface.name.as_str()).chain(behind)
 }
+/// Most ports for flows without a claim: each costs a descriptor an address.
+const MOST_FLOW_PORTS: usize = 4096;
+
+fn check_flow_ports(
+    key: &str,
+    texts: &[String],
+    is_shared: bool,
+    problems: &mut Problems,
+) -> Services {
+    let key = format!("{key}.flow_ports");
+    let ports = problems.services(&key, texts);
+    if !texts.is_empty() && !is_shared {
+        let allowed =
+            "is for interfaces whose addresses the kernel shares; elsewhere any port may be used";
+        problems.add(&key, format_args!("{texts:?}"), allowed);
+    }
+    if ports.iter().map(|(_, range)| range.len()).sum::<usize>() > MOST_FLOW_PORTS {
+        let allowed = format_args!("must be {MOST_FLOW_PORTS} ports at most").to_string();
+        problems.add(&key, format_args!("{texts:?}"), allowed);
+    }
+    ports
+}
+
 
 fn check_name(key: impl Display, name: &str, problems: &mut Problems) {
     let is_name_byte = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';

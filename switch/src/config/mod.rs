@@ -124,6 +124,8 @@ pub struct Interface {
     pub network: Option<String>,
     /// Link address of an interface that has none of its own.
     pub mac: Option<Mac>,
+    /// Ports from which clients may have flows without a claim, where the kernel shares the addresses.
+    pub flow_ports: Services,
     /// Largest IP packet of an interface that has none of its own.
     pub mtu: Option<u16>,
 }

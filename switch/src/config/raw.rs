@@ -216,6 +216,8 @@ pub(super) struct RawInterface {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) mtu: Option<u16>,
 }
+    #[serde(default)]
+    pub(super) flow_ports: Vec<String>,
 
 /// How a session's memory is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

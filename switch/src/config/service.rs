@@ -55,7 +55,9 @@ impl Services {
         Self::of(vec![(Protocol::TCP, 1024..=u16::MAX), (Protocol::UDP, 1024..=u16::MAX)])
     }
 
-    fn of(mut ranges: Vec<(Protocol, RangeInclusive<u16>)>) -> Self {
+    /// The set of these ranges.
+    #[must_use]
+    pub fn of(mut ranges: Vec<(Protocol, RangeInclusive<u16>)>) -> Self {
         ranges.sort_by_key(|(protocol, range)| (*protocol, *range.start()));
         let mut merged: Vec<(Protocol, RangeInclusive<u16>)> = Vec::with_capacity(ranges.len());
         for (protocol, range) in ranges {

@@ -28,6 +28,7 @@ pub use workers::Workers;
 use crate::config::{self, Config, ConfigError, Network};
 use crate::control::memory::Memory;
 use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
+use crate::control::kernel_ports::KernelPorts;
 use crate::port::netmap::Kernel;
 use crate::session::InterfaceId;
 use crate::steer::EXACT_FLOWS;
@@ -89,7 +90,8 @@ impl Prepared {
 }
 
 impl ReadyInterface {
-    /// Opens every interface that the configuration names.
+    /// Opens every interface that the configuration names. Before that, what a process has left that
+    /// was killed is put back.
     ///
     /// # Errors
     /// [`DaemonError::Open`]; those that were open by then are put back.
@@ -224,18 +226,27 @@ impl Daemon {
             let restore = Some(restore);
             kept.push(Kept { id, configured, networks: networks.clone(), restore });
             shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
+        let mut kernel_ports = KernelPorts::default();
         }
         let settings = &config.worker;
         let idle = |number: usize| IdlePolicy {
             spin: (!settings.busy_poll).then_some(settings.spin),
             cpu: settings.cpus.get(number).copied().map(usize::from),
         };
+            let index = shared.len();
+            kernel_ports.add(&configured, &networks);
+            if let Some(ports) = kernel_ports.flow_ports(index) {
+                for switch in &mut switches {
+                    switch.set_flow_ports(id, ports.clone()).map_err(refused)?;
+                }
+            }
         let each = switches.into_iter().enumerate().map(|(number, s)| (s, idle(number)));
         let workers = Workers::start(each).map_err(start("the worker threads"))?;
         let stop = StopHandle::new().map_err(start("the control thread"))?;
         let (keeper, link) = Keeper::start(kept, cards, workers.port_commands())
             .map_err(start("the thread that opens ports"))?;
-        let server = Server::new(config, shared, workers, link, memory, stop.clone())?;
+        let server =
+            Server::new(config, shared, workers, link, memory, kernel_ports, stop.clone())?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let finished = rustix::event::eventfd(0, flags)
             .map_err(io::Error::from)

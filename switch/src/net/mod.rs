@@ -5,6 +5,7 @@
 //!         |  \--- macvtap           links that end with their namespace
 //!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
 //!   offload, channels               segmentation, checksums; queues       SIOCETHTOOL
+//!   held_port, port_user            ports kept from its stack; who uses one   bind, NETLINK_SOCK_DIAG
 //!   sysctl                          /proc/sys/net, with the way back
 //!   namespace                       user and network namespaces that nothing outlives
 //! ```
@@ -18,9 +19,11 @@
 mod address;
 mod channels;
 mod error;
+mod held_port;
 mod link;
 mod netlink;
 mod nft;
+mod port_user;
 mod qdisc;
 mod sys;
 
@@ -33,5 +36,7 @@ pub mod sysctl;
 pub use address::{InterfaceAddress, Scope};
 pub use channels::{Channels, KeptChannels};
 pub use error::NetError;
+pub use held_port::{HeldPorts, HoldError};
 pub use link::{Link, LinkState, MacvtapMode, Netlink};
+pub use port_user::PortUser;
 pub use qdisc::KeptQdisc;

@@ -1,7 +1,7 @@
 //! The system calls of this module that have no safe wrapper.
 #![expect(
     unsafe_code,
-    reason = "setsockopt with options rustix lacks, SIOCETHTOOL, unshare, pre_exec"
+    reason = "setsockopt with options rustix lacks or that hold addresses, SIOCETHTOOL, unshare, pre_exec"
 )]
 
 use bytemuck::NoUninit;
@@ -28,6 +28,25 @@ pub(crate) fn set_option<T: NoUninit>(
     // initialised (`NoUninit`); the descriptor is open while `fd` is borrowed.
     let result = unsafe {
         libc::setsockopt(fd.as_fd().as_raw_fd(), level, option, bytes.as_ptr().cast(), len)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a socket a filter that lets nothing in (`SO_ATTACH_FILTER`): its one instruction is "return 0".
+pub(super) fn let_nothing_in(fd: impl AsFd) -> io::Result<()> {
+    let mut nothing = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: nothing.as_mut_ptr() };
+    let len = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the kernel reads one `sock_fprog`, and `len` (one) instructions where it leads to. Both live
+    // until the call returns, in which the kernel copies them. The descriptor is open while `fd` is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            len,
+        )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

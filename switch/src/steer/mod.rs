@@ -25,6 +25,7 @@ pub use exact::{ExactTable, IDLE, Refusal};
 pub use fragment::{DatagramKey, FragmentTable};
 
 use crate::classify::{Address, Flow, Fragment, IpPacket, Protocol};
+use crate::config::Services;
 use crate::time::Time;
 use crate::verdict::Receiver;
 use book::{Book, WorkerId};
@@ -98,6 +99,8 @@ pub struct Table {
     changes: u64,
     /// What the other workers of the interface learn, if there are any.
     shared: Option<Shared>,
+    /// From which ports that nobody holds flows may be learned; `None`: from any.
+    flow_ports: Option<Services>,
 }
 
 /// What an answer rests on.
@@ -123,7 +126,19 @@ impl Table {
             claims: None,
             changes: 1,
             shared: None,
+            flow_ports: None,
         }
+    }
+
+    /// Flows are learned only from these ports, or from addresses that are a client's alone, from now on:
+    /// any other could be one that the kernel uses.
+    pub fn set_flow_ports(&mut self, ports: Services) {
+        self.flow_ports = Some(ports);
+    }
+
+    /// Whether flows may be learned from this port of an address that others share.
+    pub(crate) fn may_teach(&self, protocol: Protocol, port: u16) -> bool {
+        self.flow_ports.as_ref().is_none_or(|ports| ports.contains(protocol, port, 1))
     }
 
     /// Learns together with the other workers of the interface from now on.

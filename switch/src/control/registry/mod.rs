@@ -10,7 +10,8 @@
 //! - A claim is granted for all its addresses and ports, or for none.
 //! - What a session held is free as soon as [`Registry::end`] returns; its place in the quotas only
 //!   at [`Registry::forget`], when its memory is gone too.
-//! - No input or output, no clock: the same calls give the same answers.
+//! - No input or output, no clock: the same calls give the same answers. What a claim costs outside (ports
+//!   that the kernel shares) is done by whoever calls [`Registry::claim_if`].
 
 mod refusal;
 
@@ -20,18 +21,22 @@ use crate::classify::Protocol;
 use crate::config::{Quota, Services, protocol_name};
 use core::fmt;
 use core::ops::RangeInclusive;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use usnet_shmring::ledger::SessionId;
 
 /// Most ports of one claim.
 pub const MAX_CLAIM: u16 = 4096;
+/// How many blocks are tried before there is said to be none.
+const ATTEMPTS: usize = 256;
 
 /// Who has a range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// The kernel's stack, by configuration.
     Host,
+    /// Nobody, by configuration: clients may have flows from there that are learned.
+    Flows,
     /// A session.
     Session(SessionId),
 }
@@ -40,6 +45,7 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host => f.write_str("the host"),
+            Self::Flows => f.write_str("flows that are learned (flow_ports)"),
             Self::Session(id) => write!(f, "session {id}"),
         }
     }
@@ -120,6 +126,15 @@ pub struct Grant {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Why ports that are free among the clients cannot be had nevertheless.
+#[derive(Debug)]
+pub enum Taken {
+    /// This one is somebody else's; others may be free.
+    Port(u16, Refusal),
+    /// No others either.
+    All(Refusal),
+}
+
 /// One range in force, for status output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -174,12 +189,42 @@ impl Registry {
         }
     }
 
-    /// Keeps ports for the host. To be called before any session enters.
-    pub fn reserve(&mut self, interface: usize, address: IpAddr, services: &Services) {
+    /// Keeps ports from all sessions. To be called before any session enters. Where others have been kept
+    /// already, those stay.
+    pub fn reserve(
+        &mut self,
+        interface: usize,
+        address: IpAddr,
+        services: &Services,
+        holder: Holder,
+    ) {
         for (protocol, range) in services.iter() {
             let place = (interface, address, protocol);
-            self.held.insert((place, *range.start()), (*range.end(), Holder::Host));
+            let mut first = Some(*range.start());
+            while let Some(from) = first.filter(|from| from <= range.end()) {
+                let count = range.end() - from;
+                let last = match self.overlap_after(place, from, count.saturating_add(1)) {
+                    Some((start, end)) if start <= from => {
+                        first = end.checked_add(1);
+                        continue;
+                    }
+                    Some((start, _)) => start - 1,
+                    None => *range.end(),
+                };
+                self.held.insert((place, from), (last, holder));
+                first = last.checked_add(1);
+            }
         }
+    }
+
+    /// The lowest range at `place` that has a port in common with `count` ports from `first`.
+    fn overlap_after(&self, place: Place, first: u16, count: u16) -> Option<(u16, u16)> {
+        if let Some((start, end, _)) = self.overlap(place, first, 1) {
+            return Some((start, end));
+        }
+        let last = first.saturating_add(count.saturating_sub(1));
+        let mut after = self.held.range((place, first)..=(place, last));
+        after.next().map(|(&(_, start), &(end, _))| (start, end))
     }
 
     /// Admits a session, if the quotas of its account have room, and gives it its addresses.
@@ -225,6 +270,20 @@ impl Registry {
     /// # Errors
     /// [`Refusal`], and nothing has changed.
     pub fn claim(&mut self, id: SessionId, wish: Wish) -> Result<Grant, Refusal> {
+        self.claim_if(id, wish, &mut |_, _| Ok(()))
+    }
+
+    /// As [`claim`](Self::claim), if `take` gets the ports as well, which it is asked with the number of the
+    /// interface: where the wish leaves the choice, until it does.
+    ///
+    /// # Errors
+    /// [`Refusal`], and nothing has changed.
+    pub fn claim_if(
+        &mut self,
+        id: SessionId,
+        wish: Wish,
+        take: &mut dyn FnMut(usize, &Grant) -> Result<(), Taken>,
+    ) -> Result<Grant, Refusal> {
         let member = self.members.get(&id).ok_or(Refusal::NoSession)?;
         if !wish.protocol.has_ports() {
             return Err(Refusal::NoPorts { protocol: wish.protocol });
@@ -245,9 +304,8 @@ impl Registry {
             return Err(Refusal::Quota { what: Resource::Ports, limit });
         }
         let interface = member.entry.interface;
-        let first = if wish.first == 0 {
-            self.find(interface, &addresses, wish.protocol, wish.count, services)
-                .ok_or(Refusal::NoBlock { protocol: wish.protocol, count: wish.count })?
+        let grant = if wish.first == 0 {
+            self.take_any(interface, wish, addresses, services, take)?
         } else {
             for address in &addresses {
                 let place = (interface, *address, wish.protocol);
@@ -257,20 +315,48 @@ impl Registry {
                     return Err(Refusal::Held { address, protocol, port, holder });
                 }
             }
-            wish.first
+            let grant = Grant { wish, addresses };
+            match take(interface, &grant) {
+                Ok(()) => grant,
+                Err(Taken::Port(_, refusal) | Taken::All(refusal)) => return Err(refusal),
+            }
         };
-        let grant = Grant { wish: Wish { first, ..wish }, addresses };
+        let Wish { first, count, protocol, .. } = grant.wish;
         for address in &grant.addresses {
-            let place = (interface, *address, wish.protocol);
-            self.held.insert((place, first), (first + (wish.count - 1), Holder::Session(id)));
+            let place = (interface, *address, protocol);
+            self.held.insert((place, first), (first + (count - 1), Holder::Session(id)));
         }
         if wish.first == 0 {
-            self.cursor = first.saturating_add(wish.count);
+            self.cursor = first.saturating_add(count);
         }
         if let Some(member) = self.members.get_mut(&id) {
             member.grants.push(grant.clone());
         }
         Ok(grant)
+    }
+
+    /// The first free block that `take` gets, too.
+    fn take_any(
+        &self,
+        interface: usize,
+        wish: Wish,
+        addresses: Vec<IpAddr>,
+        services: &Services,
+        take: &mut dyn FnMut(usize, &Grant) -> Result<(), Taken>,
+    ) -> Result<Grant, Refusal> {
+        let mut grant = Grant { wish, addresses };
+        let mut elsewhere = BTreeSet::new();
+        for _ in 0..ATTEMPTS {
+            let found = self.find(interface, &grant, services, &elsewhere);
+            let Some(first) = found else { break };
+            grant.wish.first = first;
+            match take(interface, &grant) {
+                Ok(()) => return Ok(grant),
+                Err(Taken::Port(port, _)) if elsewhere.insert(port) => {}
+                Err(Taken::Port(_, refusal) | Taken::All(refusal)) => return Err(refusal),
+            }
+        }
+        Err(Refusal::NoBlock { protocol: wish.protocol, count: wish.count })
     }
 
     /// Takes a grant back; `wish` is what the claim answered.
@@ -325,16 +411,17 @@ impl Registry {
         (end >= first).then_some((start, end, holder))
     }
 
-    /// The first free block after the cursor: outside the kernel's range if possible, below 1024
-    /// only if there is no other.
+    /// The first free block after the cursor, without the ports that are taken `elsewhere`: outside the
+    /// kernel's range if possible, below 1024 only if there is no other.
     fn find(
         &self,
         interface: usize,
-        addresses: &[IpAddr],
-        protocol: Protocol,
-        count: u16,
+        grant: &Grant,
         services: &Services,
+        elsewhere: &BTreeSet<u16>,
     ) -> Option<u16> {
+        let Grant { wish: Wish { protocol, count, .. }, addresses } = grant;
+        let (protocol, count) = (*protocol, *count);
         let (low, high) = (*self.kernel.start(), *self.kernel.end());
         let zones = [
             high.checked_add(1).map(|above| above.max(1024)..=u16::MAX),
@@ -349,11 +436,12 @@ impl Registry {
             loop {
                 let last = first.checked_add(count - 1).filter(|last| last <= within.end())?;
                 let taken = |a: &IpAddr| self.overlap((interface, *a, protocol), first, count);
-                match addresses.iter().find_map(taken) {
+                let held = addresses.iter().find_map(taken).map(|(_, end, _)| end);
+                let end = held.or_else(|| elsewhere.range(first..=last).next_back().copied());
+                match end {
                     None => return Some(first),
                     // Past the range in the way, so each is met once.
-                    Some((_, end, _)) if end < last => first = end + 1,
-                    Some((_, end, _)) => first = end.checked_add(1)?,
+                    Some(end) => first = end.checked_add(1)?,
                 }
             }
         };

@@ -45,6 +45,32 @@ pub enum Refusal {
         /// By whom.
         holder: Holder,
     },
+    /// The kernel's stack uses one of the ports.
+    #[error(
+        "port {port} of {} at {address} is used by the kernel's stack: {user}", protocol_name(*protocol)
+    )]
+    Kernel {
+        /// Where.
+        address: IpAddr,
+        /// Of which protocol.
+        protocol: Protocol,
+        /// The first port in question.
+        port: u16,
+        /// By whom, as far as is known.
+        user: String,
+    },
+    /// The ports cannot be kept from the kernel's stack: too few descriptors.
+    #[error("{why}")]
+    Descriptors {
+        /// What it would take.
+        why: String,
+    },
+    /// The ports cannot be kept from the kernel's stack for another reason.
+    #[error("{why}")]
+    NotKept {
+        /// What the kernel said.
+        why: String,
+    },
     /// No block of that size is free among the ports allowed.
     #[error("no free block of {count} ports of {} is left", protocol_name(*protocol))]
     NoBlock {
@@ -108,8 +134,12 @@ impl Refusal {
     #[must_use]
     pub const fn code(&self) -> RefusalCode {
         match self {
-            Self::Held { .. } => RefusalCode::InUse,
-            Self::NoBlock { .. } | Self::Quota { .. } | Self::NoAddress => RefusalCode::Exhausted,
+            Self::Held { .. } | Self::Kernel { .. } => RefusalCode::InUse,
+            Self::NoBlock { .. }
+            | Self::Quota { .. }
+            | Self::NoAddress
+            | Self::Descriptors { .. } => RefusalCode::Exhausted,
+            Self::NotKept { .. } => RefusalCode::Internal,
             Self::Services { .. } | Self::NoPorts { .. } => RefusalCode::NotPermitted,
             Self::OtherAddress { .. } | Self::NotHeld { .. } | Self::NoSession => {
                 RefusalCode::NotFound

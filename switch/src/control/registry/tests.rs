@@ -122,6 +122,63 @@ fn a_free_block_may_lie_across_the_border_of_the_kernels_range() {
 }
 
 #[test]
+fn a_block_is_looked_for_until_it_is_free_elsewhere_too() {
+    let mut r = registry(1);
+    let refusal = |port| Refusal::Kernel {
+        address: ip("10.0.0.1"),
+        protocol: Protocol::TCP,
+        port,
+        user: String::new(),
+    };
+    let elsewhere = [61_005, 61_017, 61_018];
+    let mut asked = Vec::new();
+    let mut take = |_, grant: &Grant| {
+        asked.push(grant.wish.first);
+        let last = grant.wish.first + grant.wish.count - 1;
+        match elsewhere.iter().find(|port| (grant.wish.first..=last).contains(port)) {
+            Some(port) => Err(Taken::Port(*port, refusal(*port))),
+            None => Ok(()),
+        }
+    };
+    assert_eq!(r.claim_if(A, tcp(0, 12), &mut take).unwrap().wish.first, 61_019);
+    assert_eq!(asked, [61_000, 61_006, 61_018, 61_019]);
+    // What the client chose is refused, and so is all if nothing can be had.
+    let named =
+        r.claim_if(A, tcp(61_005, 1), &mut |_, _| Err(Taken::Port(61_005, refusal(61_005))));
+    assert_eq!(named.unwrap_err().code(), RefusalCode::InUse);
+    let none = Refusal::Descriptors { why: "none".to_owned() };
+    let all = r.claim_if(A, tcp(0, 1), &mut |_, _| Err(Taken::All(none.clone())));
+    assert_eq!(all.unwrap_err(), none);
+    assert_eq!(r.rules().count(), 2, "one block at two addresses, and nothing of what was refused");
+}
+
+#[test]
+fn the_search_for_a_block_that_is_free_elsewhere_has_an_end() {
+    let mut r = registry(1);
+    let mut asked = 0;
+    let refused = r.claim_if(A, tcp(0, 1), &mut |_, grant| {
+        asked += 1;
+        let port = grant.wish.first;
+        let (address, protocol) = (ip("10.0.0.1"), Protocol::TCP);
+        Err(Taken::Port(port, Refusal::Kernel { address, protocol, port, user: String::new() }))
+    });
+    assert_eq!(refused.unwrap_err(), Refusal::NoBlock { protocol: Protocol::TCP, count: 1 });
+    assert_eq!(asked, ATTEMPTS);
+}
+
+#[test]
+fn ports_kept_for_flows_leave_those_of_the_host_alone() {
+    let mut r = Registry::new(32_768..=60_999);
+    let set = |text: &str| Services::parse(&[text.to_owned()]).unwrap();
+    r.reserve(0, ip("10.0.0.1"), &set("tcp/2000-2009"), Holder::Host);
+    r.reserve(0, ip("10.0.0.1"), &set("tcp/1990-2019"), Holder::Flows);
+    let held: Vec<_> = r.rules().map(|rule| (rule.first, rule.last, rule.holder)).collect();
+    let expected =
+        [(1990, 1999, Holder::Flows), (2000, 2009, Holder::Host), (2010, 2019, Holder::Flows)];
+    assert_eq!(held, expected);
+}
+
+#[test]
 fn a_block_that_was_given_back_rests_until_the_search_comes_round() {
     let mut r = registry(1);
     let first = r.claim(A, tcp(0, 16)).unwrap();
@@ -133,7 +190,7 @@ fn a_block_that_was_given_back_rests_until_the_search_comes_round() {
 #[test]
 fn ports_of_the_host_and_of_other_policies_are_refused() {
     let mut r = Registry::new(32_768..=60_999);
-    r.reserve(0, ip("10.0.0.1"), &Services::parse(&["tcp/2222".to_owned()]).unwrap());
+    r.reserve(0, ip("10.0.0.1"), &Services::parse(&["tcp/2222".to_owned()]).unwrap(), Holder::Host);
     r.enter(A, entry(1)).unwrap();
     let refusal = r.claim(A, tcp(2222, 1)).unwrap_err();
     assert_eq!(refusal.to_string(), "port 2222 of tcp at 10.0.0.1 is held by the host");

@@ -18,8 +18,9 @@ mod ports;
 mod report;
 mod request;
 
+use super::kernel_ports::KernelPorts;
 use super::memory::{Memory, MemoryError};
-use super::registry::Registry;
+use super::registry::{Holder, Registry};
 use super::session::{Action, Input, State};
 use crate::classify::Mac;
 use crate::config::{Config, Network};
@@ -156,6 +157,7 @@ pub struct Server {
     supply: Vec<Supply>,
     memory: Memory,
     registry: Registry,
+    kernel_ports: KernelPorts,
     connections: BTreeMap<u64, Connection>,
     /// Whose connection a session is, until its number is free again.
     sessions: BTreeMap<SessionId, u64>,
@@ -175,20 +177,24 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`]; the workers are stopped then.
-    pub fn new(
+    pub(crate) fn new(
         config: Config,
         interfaces: Vec<SharedInterface>,
         workers: Workers,
         keeper: KeeperLink,
         memory: Memory,
+        kernel_ports: KernelPorts,
         stop: StopHandle,
     ) -> Result<Self, ServerError> {
         let mut registry = Registry::new(super::registry::kernel_port_range());
         for (index, interface) in interfaces.iter().enumerate() {
             let configured = config.interfaces.iter().find(|c| c.name == interface.name);
             if let Some(configured) = configured {
-                for network in &interface.networks {
-                    registry.reserve(index, network.address(), &configured.host_ports);
+                for address in interface.networks.iter().map(|network| network.address()) {
+                    registry.reserve(index, address, &configured.host_ports, Holder::Host);
+                    if let Some(flows) = kernel_ports.flow_ports(index) {
+                        registry.reserve(index, address, flows, Holder::Flows);
+                    }
                 }
             }
         }
@@ -213,6 +219,7 @@ impl Server {
             keeper,
             memory,
             registry,
+            kernel_ports,
             connections: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_key: FIRST_CONNECTION,
@@ -403,19 +410,33 @@ impl Server {
                 detach(session);
             }
             Action::Farewell => {
-                let _ = connection.send(connection.detach_request, &Message::Detached, &[]);
-                connection.hang_up();
-                let freed = session.map(|id| self.registry.end(id));
-                tracing::debug!(?session, claims = freed.map_or(0, |f| f.len()), "claims freed");
+                let freed = self.free_claims(key);
+                tracing::debug!(?session, claims = freed, "claims freed");
+                if let Some(connection) = self.connections.get_mut(&key) {
+                    let _ = connection.send(connection.detach_request, &Message::Detached, &[]);
+                    connection.hang_up();
+                }
             }
             Action::Forget => {
                 if let Some(id) = session {
+                    self.free_claims(key);
                     self.registry.forget(id);
                     self.sessions.remove(&id);
                 }
                 self.connections.remove(&key);
             }
         }
+    }
+
+    /// Frees the claims of a session to which no rule leads any more. Returns how many there were.
+    fn free_claims(&mut self, key: u64) -> usize {
+        let attachment = self.connections.get(&key).and_then(|c| c.attachment.as_ref());
+        let Some((id, interface)) = attachment.map(|a| (a.id, a.interface)) else { return 0 };
+        let freed = self.registry.end(id);
+        for grant in &freed {
+            self.kernel_ports.give_back(interface, grant);
+        }
+        freed.len()
     }
 
     /// An answer was sent in full.

@@ -149,7 +149,7 @@ pub(super) struct RuleReport<'a> {
     protocol: String,
     first_port: u16,
     last_port: u16,
-    /// `host` or `client`.
+    /// `host`, `client`, or `flows`: ports from which clients may have flows without a claim.
     holder: &'static str,
     client: Option<u16>,
     name: Option<&'a str>,
@@ -164,6 +164,7 @@ pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
     let report = |rule: Rule| {
         let (holder, client, name) = match rule.holder {
             Holder::Host => ("host", None, None),
+            Holder::Flows => ("flows", None, None),
             Holder::Session(id) => ("client", Some(id.0), name(id)),
         };
         RuleReport {

@@ -62,10 +62,16 @@ impl Server {
 
     fn claim(&mut self, key: u64, claim: &Claim) -> Result<Claim, Rejection> {
         let (id, interface) = self.session_of(key)?;
-        let grant = self.registry.claim(id, wish(claim)?)?;
+        let own = self.registry.addresses(id).map_or_else(Vec::new, |a| a.own.clone());
+        let Self { registry, kernel_ports, .. } = self;
+        let wish = wish(claim)?;
+        let mut take =
+            |index, grant: &Grant| kernel_ports.take(index, grant, &own, wish.first != 0);
+        let grant = registry.claim_if(id, wish, &mut take)?;
         if let Err(error) = self.set_listeners(interface, &grant, Some(id)) {
             let _ = self.set_listeners(interface, &grant, None);
             let _ = self.registry.release(id, grant.wish);
+            self.kernel_ports.give_back(usize::from(interface.0), &grant);
             return Err(match error {
                 // It ended at this moment; the client is about to be told.
                 SwitchError::SessionNumber(_) => {
@@ -83,6 +89,8 @@ impl Server {
         let grant = self.registry.release(id, wish(claim)?)?;
         self.set_listeners(interface, &grant, None)
             .map_err(|e| internal("the worker refuses the release", e))?;
+        // Last, so that no frame of a program of the kernel's is still a client's.
+        self.kernel_ports.give_back(usize::from(interface.0), &grant);
         tracing::debug!(session = %id, claim = %grant.wish, "released");
         Ok(answer(claim, &grant))
     }

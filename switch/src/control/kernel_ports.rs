@@ -1,0 +1,148 @@
+//! Ports of addresses that clients share with the kernel's stack: never in use by both.
+//!
+//! ```text
+//!   claim ---> registry: free among the clients? ---> here: free in the kernel? ---> workers: rules
+//!   release, end of the session ---> workers: no rules ---> registry ---> here: the kernel's again
+//! ```
+//!
+//! - A port is held ([`HeldPorts`]) before a client is told that it has it, and until no rule leads to the
+//!   client any more. What is held ends with the process.
+//! - Addresses that are a client's alone, and those of interfaces without a way to the kernel, cost nothing.
+//! - Flows are learned only from ports that are held for that purpose from the start (`flow_ports`). A
+//!   client that sends from any other port without a claim could take answers of the kernel's.
+
+use super::registry::{Grant, Refusal, Taken};
+use crate::classify::Protocol;
+use crate::config::{HostEndpoint, Interface, Network, Services};
+use crate::net::{HeldPorts, HoldError, PortUser};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How often processes are searched for one that has a socket: it costs the control thread time.
+const SEARCH_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Place {
+    is_shared: bool,
+    flow_ports: Services,
+    /// What `flow_ports` takes.
+    _flows: Vec<HeldPorts>,
+}
+
+/// Ports that are held, by interface.
+#[derive(Debug, Default)]
+pub(crate) struct KernelPorts {
+    places: Vec<Place>,
+    held: BTreeMap<(usize, IpAddr, Protocol, u16), HeldPorts>,
+    /// When processes were last searched.
+    searched: Option<Instant>,
+}
+
+/// Whether the kernel's stack goes on to use the addresses of an interface.
+fn is_shared(interface: &Interface) -> bool {
+    interface.port.has_link() && interface.behind.is_none() && interface.host != HostEndpoint::None
+}
+
+impl KernelPorts {
+    /// Adds an interface, the next in number, and takes its `flow_ports` from the kernel; those that the
+    /// kernel uses are left to it.
+    pub(crate) fn add(&mut self, interface: &Interface, networks: &[Network]) {
+        let mut place = Place { is_shared: is_shared(interface), ..Place::default() };
+        if place.is_shared {
+            let mut ports = Vec::new();
+            for (protocol, range) in interface.flow_ports.iter() {
+                for port in range {
+                    let hold = |n: &Network| HeldPorts::hold(n.address(), protocol, port, 1);
+                    match networks.iter().map(hold).collect::<Result<Vec<_>, _>>() {
+                        Ok(held) => {
+                            place._flows.extend(held);
+                            ports.push((protocol, port..=port));
+                        }
+                        Err(error) => {
+                            let name = &interface.name;
+                            tracing::warn!(interface = name, port, %error, "no flow port");
+                        }
+                    }
+                }
+            }
+            place.flow_ports = Services::of(ports);
+        }
+        self.places.push(place);
+    }
+
+    /// From which ports without a claim clients may have flows; `None` from any.
+    pub(crate) fn flow_ports(&self, interface: usize) -> Option<&Services> {
+        let place = self.places.get(interface)?;
+        place.is_shared.then_some(&place.flow_ports)
+    }
+
+    /// Holds the ports of a grant at all its addresses but `own`. A refusal says whose a port is only if the
+    /// client has named it (`is_chosen`): where any will do, nobody asks.
+    ///
+    /// # Errors
+    /// [`Taken`], and nothing is held.
+    pub(crate) fn take(
+        &mut self,
+        interface: usize,
+        grant: &Grant,
+        own: &[IpAddr],
+        is_chosen: bool,
+    ) -> Result<(), Taken> {
+        if self.places.get(interface).is_none_or(|place| !place.is_shared) {
+            return Ok(());
+        }
+        let wish = &grant.wish;
+        let mut held = Vec::with_capacity(grant.addresses.len());
+        for address in grant.addresses.iter().filter(|a| !own.contains(a)) {
+            match HeldPorts::hold(*address, wish.protocol, wish.first, wish.count) {
+                Ok(ports) => held.push((key(interface, *address, grant), ports)),
+                Err(error) => return Err(self.explain(error, grant, is_chosen)),
+            }
+        }
+        self.held.extend(held);
+        Ok(())
+    }
+
+    /// Lets the kernel have the ports of a grant again.
+    pub(crate) fn give_back(&mut self, interface: usize, grant: &Grant) {
+        for address in &grant.addresses {
+            self.held.remove(&key(interface, *address, grant));
+        }
+    }
+
+    fn explain(&mut self, error: HoldError, grant: &Grant, is_chosen: bool) -> Taken {
+        match error {
+            HoldError::Used { address, port } => {
+                let protocol = grant.wish.protocol;
+                let user =
+                    if is_chosen { self.user(address, protocol, port) } else { String::new() };
+                Taken::Port(port, Refusal::Kernel { address, protocol, port, user })
+            }
+            error @ HoldError::Descriptors { .. } => {
+                tracing::warn!(%error, "a claim is refused");
+                Taken::All(Refusal::Descriptors { why: error.to_string() })
+            }
+            error @ HoldError::Refused { .. } => {
+                tracing::error!(%error, "a claim is refused");
+                Taken::All(Refusal::NotKept { why: error.to_string() })
+            }
+        }
+    }
+
+    fn user(&mut self, address: IpAddr, protocol: Protocol, port: u16) -> String {
+        let Some(user) = PortUser::find(address, protocol, port, port) else {
+            return "a socket that it does not name".to_owned();
+        };
+        let now = Instant::now();
+        if self.searched.is_some_and(|last| now.duration_since(last) < SEARCH_EVERY) {
+            return user.to_string();
+        }
+        self.searched = Some(now);
+        user.with_process().to_string()
+    }
+}
+
+fn key(interface: usize, address: IpAddr, grant: &Grant) -> (usize, IpAddr, Protocol, u16) {
+    (interface, address, grant.wish.protocol, grant.wish.first)
+}

@@ -130,8 +130,9 @@ impl Lab {
     /// If it does not.
     pub fn start_usnetd(&mut self, more: &str) {
         let config = format!(
-            "[control]\nsocket = {:?}\n[[interface]]\nname = \"sv0\"\n{more}",
-            self.socket().display().to_string()
+            "[control]\nsocket = {:?}\nstate_dir = {:?}\n[[interface]]\nname = \"sv0\"\n{more}",
+            self.socket().display().to_string(),
+            self.directory.join("state").display().to_string()
         );
         let file = self.directory.join("usnetd.toml");
         fs::write(&file, config).expect("the configuration");

@@ -160,7 +160,7 @@ fn built_in() -> impl Iterator<Item = Policy> {
 }
 
 fn check_control(raw: &RawControl, problems: &mut Problems) -> Control {
-    let RawControl { socket, mode, group } = raw;
+    let RawControl { socket, mode, group, state_dir } = raw;
     let bytes = socket.as_os_str().len();
     if !socket.is_absolute() || bytes > 107 {
         let allowed = "must be an absolute path of at most 107 bytes";
@@ -172,7 +172,12 @@ fn check_control(raw: &RawControl, problems: &mut Problems) -> Control {
     }
     let group =
         group.as_ref().map(|g| problems.account("control.group", g, account::group, "group"));
-    Control { socket: socket.clone(), mode: bits.unwrap_or(0), group }
+    if let Some(directory) = state_dir.as_ref().filter(|directory| !directory.is_absolute()) {
+        let value = quoted(&directory.to_string_lossy());
+        problems.add("control.state_dir", value, "must be an absolute path");
+    }
+    let (socket, state_dir) = (socket.clone(), state_dir.clone());
+    Control { socket, mode: bits.unwrap_or(0), group, state_dir }
 }
 
 fn check_memory(raw: &RawMemory, problems: &mut Problems) -> Memory {
@@ -259,10 +264,10 @@ fn check_interface(
         addresses,
         gateways,
         host_ports,
+        flow_ports,
         network,
         mac,
         mtu,
-        flow_ports,
     } = raw;
     check_name(format_args!("{key}.name"), name, problems);
     let has_own_address = *macvtap == Some(MacvtapKind::Bridge);
@@ -366,18 +371,13 @@ fn check_interface(
         addresses,
         gateways,
         host_ports: problems.services(&format!("{key}.host_ports"), host_ports),
+        flow_ports: check_flow_ports(key, flow_ports, has_kernel && !is_alone, problems),
         network: network.clone(),
         mac,
         mtu: *mtu,
     }
 }
-        flow_ports: check_flow_ports(key, flow_ports, has_kernel && !is_alone, problems),
 
-/// The names of all interfaces of the system that this one takes.
-fn names(interface: &Interface) -> impl Iterator<Item = &str> {
-    let behind = interface.behind.as_ref().map(|behind| behind.interface.as_str());
-    core::iter::once(interface.name.as_str()).chain(behind)
-}
 /// Most ports for flows without a claim: each costs a descriptor an address.
 const MOST_FLOW_PORTS: usize = 4096;
 
@@ -401,6 +401,11 @@ fn check_flow_ports(
     ports
 }
 
+/// The names of all interfaces of the system that this one takes.
+fn names(interface: &Interface) -> impl Iterator<Item = &str> {
+    let behind = interface.behind.as_ref().map(|behind| behind.interface.as_str());
+    core::iter::once(interface.name.as_str()).chain(behind)
+}
 
 fn check_name(key: impl Display, name: &str, problems: &mut Problems) {
     let is_name_byte = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';

@@ -37,6 +37,9 @@ pub const DEFAULT_FILE: &str = "/etc/usnetd/usnetd.toml";
 /// Where the control socket is if nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/usnetd/control.sock";
 
+/// Where root's daemon records what interfaces were like if nothing else is said.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/usnetd";
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -64,6 +67,8 @@ pub struct Control {
     pub mode: u32,
     /// Group that it is given to.
     pub group: Option<u32>,
+    /// Where it is recorded what interfaces were like; `None` where nothing was said.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Slots.
@@ -119,13 +124,13 @@ pub struct Interface {
     pub gateways: Vec<IpAddr>,
     /// Ports that stay with the kernel's stack.
     pub host_ports: Services,
+    /// Ports from which clients may have flows without a claim, where the kernel shares the addresses.
+    pub flow_ports: Services,
     /// The wire that this interface is an end of, with port `wire`; interfaces that name the same
     /// one are joined. None: a wire of its own.
     pub network: Option<String>,
     /// Link address of an interface that has none of its own.
     pub mac: Option<Mac>,
-    /// Ports from which clients may have flows without a claim, where the kernel shares the addresses.
-    pub flow_ports: Services,
     /// Largest IP packet of an interface that has none of its own.
     pub mtu: Option<u16>,
 }

@@ -29,11 +29,18 @@ pub(super) struct RawControl {
     pub(super) mode: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<Account>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) state_dir: Option<PathBuf>,
 }
 
 impl Default for RawControl {
     fn default() -> Self {
-        Self { socket: super::DEFAULT_SOCKET.into(), mode: "0660".to_owned(), group: None }
+        Self {
+            socket: super::DEFAULT_SOCKET.into(),
+            mode: "0660".to_owned(),
+            group: None,
+            state_dir: None,
+        }
     }
 }
 
@@ -209,6 +216,8 @@ pub(super) struct RawInterface {
     pub(super) gateways: Vec<String>,
     #[serde(default)]
     pub(super) host_ports: Vec<String>,
+    #[serde(default)]
+    pub(super) flow_ports: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) network: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,8 +225,6 @@ pub(super) struct RawInterface {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) mtu: Option<u16>,
 }
-    #[serde(default)]
-    pub(super) flow_ports: Vec<String>,
 
 /// How a session's memory is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

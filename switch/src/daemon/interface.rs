@@ -204,6 +204,23 @@ impl Kept {
         self.macvtap = Some(made);
     }
 
+    /// Lets the kernel hear everything again while the ports are still open; both sides of a bump. Beside a macvtap it
+    /// hears nothing without the guard as long as that is there.
+    pub(super) fn let_kernel_hear(&mut self) {
+        if self.macvtap.is_none() {
+            self.lift_guard();
+        }
+        self.behind.iter_mut().for_each(|behind| behind.let_kernel_hear());
+    }
+
+    fn lift_guard(&mut self) {
+        if let Some(guard) = self.guard.take()
+            && let Err(error) = guard.remove()
+        {
+            tracing::warn!(%error, "the guard was not removed");
+        }
+    }
+
     /// Has the interface hear frames for all link addresses.
     pub(super) fn hear_all(&mut self, link: &Link) -> io::Result<()> {
         self.promiscuous = Some(promiscuous(link.index)?);
@@ -219,11 +236,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.forget_what_is_gone();
-        if let Some(guard) = self.guard.take()
-            && let Err(error) = guard.remove()
-        {
-            tracing::warn!(%error, "the guard was not removed");
-        }
+        self.lift_guard();
         drop(self.macvtap.take());
         drop(self.offloads.take());
         if let Some((mut netlink, name)) = self.veth.take()
@@ -557,6 +570,11 @@ fn link_addresses(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Ne
     Ok(shared)
 }
 
+/// What the kernel's way in to a shared interface is called.
+pub(super) fn endpoint_name(interface: &str) -> String {
+    format!("u-{interface}").chars().take(15).collect()
+}
+
 /// The kernel's way in: a TAP device, or where there is none a veth pair.
 pub(super) fn open_host(
     kept: &mut Kept,
@@ -566,7 +584,7 @@ pub(super) fn open_host(
     workers: usize,
 ) -> Result<Vec<Box<dyn Port>>, OpenError> {
     let mtu = link_mtu(link);
-    let name: String = format!("u-{}", interface.name).chars().take(15).collect();
+    let name = endpoint_name(&interface.name);
     let spec = TapSpec { name: name.clone(), mac: link.mac, mtu, header: Header::Checksums };
     let taps = match interface.host {
         HostEndpoint::Veth => None,

@@ -14,27 +14,29 @@ pub mod interface;
 mod keeper;
 mod macvtap;
 pub mod netmap;
+mod record;
 mod signal;
 mod worker;
 mod workers;
 mod xdp;
 
 pub use event::{EventSink, EventSource, event_channel};
-pub use keeper::{KeeperLink, Notice};
+pub use keeper::{KeeperLink, Notice, Order};
+use record::Record;
+pub use record::{RecordError, Records, Restored};
 pub use signal::Signals;
 pub use worker::{IdlePolicy, Worker};
 pub use workers::Workers;
 
 use crate::config::{self, Config, ConfigError, Network};
+use crate::control::kernel_ports::KernelPorts;
 use crate::control::memory::Memory;
 use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
-use crate::control::kernel_ports::KernelPorts;
 use crate::port::netmap::Kernel;
 use crate::session::InterfaceId;
 use crate::steer::EXACT_FLOWS;
 use crate::steer::book::{Book, WorkerId};
 use crate::switch::{InterfaceSpec, Switch, SwitchError};
-use core::fmt::Debug;
 use interface::{OpenError, Opened};
 use keeper::{Keeper, Kept};
 use netmap::Cards;
@@ -60,13 +62,24 @@ pub struct ReadyInterface {
     pub gateways: Vec<IpAddr>,
     /// Its ports, for the switch of each worker.
     pub specs: Vec<InterfaceSpec>,
-    /// Whatever puts the interface back as it was found when it is dropped, after the ports.
-    pub restore: Box<dyn Restore>,
+    /// Puts the interface back as it was found when it is dropped, after the ports.
+    pub changes: Changes,
 }
 
-/// Something that undoes a change when it is dropped.
-pub trait Restore: Debug + Send {}
-impl<T: Debug + Send> Restore for T {}
+/// What an open interface has changed in the system; put back when this is dropped.
+#[derive(Debug)]
+pub struct Changes {
+    /// First, so that the record goes when all is put back.
+    kept: interface::Kept,
+    _records: Vec<Record>,
+}
+
+impl Changes {
+    /// Lets the kernel hear for itself again: before the ports close, so that nothing is for nobody meanwhile.
+    fn let_kernel_hear(&mut self) {
+        self.kept.let_kernel_hear();
+    }
+}
 
 /// All memory of the daemon, made before its interfaces are opened: a port may put it to use.
 #[derive(Debug)]
@@ -75,6 +88,7 @@ pub struct Prepared {
     /// By worker.
     pools: Vec<Pool>,
     cards: Cards,
+    records: Records,
 }
 
 impl Prepared {
@@ -85,7 +99,8 @@ impl Prepared {
     /// [`DaemonError::Server`]: no memory.
     pub fn new(config: &Config, netmap: Arc<dyn Kernel>) -> Result<Self, DaemonError> {
         let (memory, pools, cards) = Cards::prepare(config, netmap).map_err(ServerError::from)?;
-        Ok(Self { memory, pools, cards })
+        let records = Records::at(config.control.state_dir.clone());
+        Ok(Self { memory, pools, cards, records })
     }
 }
 
@@ -94,16 +109,18 @@ impl ReadyInterface {
     /// was killed is put back.
     ///
     /// # Errors
-    /// [`DaemonError::Open`]; those that were open by then are put back.
+    /// [`DaemonError::Open`], [`DaemonError::Record`]; those that were open by then are put back.
     pub fn open_all(config: &Config, prepared: &mut Prepared) -> Result<Vec<Self>, DaemonError> {
         let mut wires = interface::Wires::new(&config.interfaces, config.worker.count)?;
-        let Prepared { cards, .. } = prepared;
+        let Prepared { cards, records, .. } = prepared;
+        records.restore().log();
         let open = |configured: &config::Interface| {
+            let record = records.begin(configured)?;
             let Opened { specs, addresses, kept } =
                 interface::open(configured, config.worker.count, &mut wires, cards)?;
             let gateways = gateway::of(configured);
-            let (configured, restore) = (configured.clone(), Box::new(kept));
-            Ok(Self { configured, networks: addresses, gateways, specs, restore })
+            let (configured, changes) = (configured.clone(), Changes { kept, _records: record });
+            Ok(Self { configured, networks: addresses, gateways, specs, changes })
         };
         config.interfaces.iter().map(open).collect()
     }
@@ -119,6 +136,9 @@ pub enum DaemonError {
     /// An interface cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// What an interface is like cannot be recorded.
+    #[error("cannot record what an interface is like before it is changed; see control.state_dir")]
+    Record(#[from] RecordError),
     /// The control plane failed.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -213,26 +233,17 @@ impl Daemon {
             .collect();
         config.check_addresses(&known)?;
         let start = |what| move |source| DaemonError::Start { what, source };
-        let Prepared { memory, pools, cards } = prepared;
+        let Prepared { memory, pools, cards, records } = prepared;
         let mut switches: Vec<Switch> = pools.into_iter().map(|p| Switch::new(p, seed())).collect();
         let mut kept = Vec::with_capacity(interfaces.len());
         let mut shared = Vec::with_capacity(interfaces.len());
+        let mut kernel_ports = KernelPorts::default();
         for interface in interfaces {
-            let ReadyInterface { configured, networks, gateways, specs, restore } = interface;
+            let ReadyInterface { configured, networks, gateways, specs, changes } = interface;
             let name = configured.name.clone();
             let refused = |source| DaemonError::Interface { name: name.clone(), source };
             let Some((mac, mtu)) = specs.first().map(|spec| (spec.mac, spec.mtu)) else { continue };
             let Some(id) = add_interface(&mut switches, specs).map_err(refused)? else { continue };
-            let restore = Some(restore);
-            kept.push(Kept { id, configured, networks: networks.clone(), restore });
-            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
-        let mut kernel_ports = KernelPorts::default();
-        }
-        let settings = &config.worker;
-        let idle = |number: usize| IdlePolicy {
-            spin: (!settings.busy_poll).then_some(settings.spin),
-            cpu: settings.cpus.get(number).copied().map(usize::from),
-        };
             let index = shared.len();
             kernel_ports.add(&configured, &networks);
             if let Some(ports) = kernel_ports.flow_ports(index) {
@@ -240,10 +251,19 @@ impl Daemon {
                     switch.set_flow_ports(id, ports.clone()).map_err(refused)?;
                 }
             }
+            let changes = Some(changes);
+            kept.push(Kept { id, configured, networks: networks.clone(), changes });
+            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
+        }
+        let settings = &config.worker;
+        let idle = |number: usize| IdlePolicy {
+            spin: (!settings.busy_poll).then_some(settings.spin),
+            cpu: settings.cpus.get(number).copied().map(usize::from),
+        };
         let each = switches.into_iter().enumerate().map(|(number, s)| (s, idle(number)));
         let workers = Workers::start(each).map_err(start("the worker threads"))?;
         let stop = StopHandle::new().map_err(start("the control thread"))?;
-        let (keeper, link) = Keeper::start(kept, cards, workers.port_commands())
+        let (keeper, link) = Keeper::start(kept, cards, records, workers.port_commands())
             .map_err(start("the thread that opens ports"))?;
         let server =
             Server::new(config, shared, workers, link, memory, kernel_ports, stop.clone())?;

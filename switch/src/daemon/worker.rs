@@ -39,6 +39,9 @@ const SAFETY: Duration = Duration::from_millis(100);
 /// How soon a port with frames that found no room is tried again.
 const BACKLOG: Duration = Duration::from_micros(100);
 
+/// Steps that are made at the end for what has arrived before: enough for full rings of a port.
+const LAST_STEPS: usize = 64;
+
 /// What to do when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdlePolicy {
@@ -269,6 +272,13 @@ impl State {
                 }
                 _ => std::hint::spin_loop(),
             }
+        }
+        // What arrived before the kernel heard for itself again still gets to it.
+        for _ in 0..LAST_STEPS {
+            if self.switch.step(self.now()) == 0 {
+                break;
+            }
+            self.report();
         }
         for (_, kick) in self.kicks.drain() {
             let _ = epoll::delete(&self.epoll, &kick);

@@ -58,14 +58,21 @@ impl AllPorts {
         self.each.len()
     }
 
-    /// Closes the ports of an interface with all workers, if one of them has failed with any; whether
-    /// that is so. `None` if a worker is gone.
-    pub(super) fn retire(&self, interface: InterfaceId) -> Option<Result<bool, SwitchError>> {
+    /// Closes the ports of an interface with all workers, if one of them has failed with any, or in any case;
+    /// whether they were closed. `None` if a worker is gone.
+    pub(super) fn retire(
+        &self,
+        interface: InterfaceId,
+        in_any_case: bool,
+    ) -> Option<Result<bool, SwitchError>> {
         let retire = |in_any_case| -> Option<Result<bool, SwitchError>> {
             let each = self.each.iter().map(|worker| worker.retire(interface, in_any_case));
             let each = each.collect::<Option<Result<Vec<bool>, SwitchError>>>()?;
             Some(each.map(|failed| failed.contains(&true)))
         };
+        if in_any_case {
+            return Some(retire(true)?.map(|_| true));
+        }
         match retire(false)? {
             Ok(true) => Some(retire(true)?.map(|_| true)),
             other => Some(other),

@@ -4,6 +4,7 @@
 //!   netlink ----- link, address     interfaces, their addresses, routes   NETLINK_ROUTE
 //!         |  \--- macvtap           links that end with their namespace
 //!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
+//!   watch                           that something of it has changed
 //!   offload, channels               segmentation, checksums; queues       SIOCETHTOOL
 //!   held_port, port_user            ports kept from its stack; who uses one   bind, NETLINK_SOCK_DIAG
 //!   sysctl                          /proc/sys/net, with the way back
@@ -26,6 +27,7 @@ mod nft;
 mod port_user;
 mod qdisc;
 mod sys;
+mod watch;
 
 pub mod guard;
 pub mod macvtap;
@@ -40,3 +42,4 @@ pub use held_port::{HeldPorts, HoldError};
 pub use link::{Link, LinkState, MacvtapMode, Netlink};
 pub use port_user::PortUser;
 pub use qdisc::KeptQdisc;
+pub use watch::Watch;

@@ -125,6 +125,22 @@ impl Namespace {
             .map_err(|errno| failed("enter the network namespace", errno))
     }
 
+    /// The same once more.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> Result<Self, NetError> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)
+            .map_err(|errno| failed("keep the network namespace", errno))?;
+        Ok(Self { fd })
+    }
+
+    /// Its number, which no other has as long as it lives.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        rustix::fs::fstat(&self.fd).map_or(0, |stat| stat.st_ino)
+    }
+
     /// Makes the child that `command` starts live in this namespace.
     ///
     /// # Errors

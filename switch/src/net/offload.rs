@@ -8,11 +8,13 @@ use super::error::{KernelNote, NetError};
 use super::link::name_bytes;
 use super::sys;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
 
 /// One thing that an interface may do in the kernel's stead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Offload {
     /// Check the checksums of received packets.
     ReceiveChecksum,

@@ -8,7 +8,7 @@ use crate::selftest::SelfTest;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
-use usnet_switch::config::DEFAULT_FILE;
+use usnet_switch::config::{DEFAULT_FILE, DEFAULT_STATE_DIR};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -36,6 +36,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve the interfaces of a configuration until a signal comes
     Run(Run),
+    /// Put back what a daemon had changed of interfaces that was killed, and is not to be started again
+    Restore(Restore),
     /// Say whether a configuration is right, and what it amounts to
     Check(Check),
     /// Watch real processes share an interface with the kernel's stack
@@ -82,6 +84,14 @@ pub(crate) struct Run {
     #[cfg(feature = "netmap-double")]
     #[arg(long, hide = true, value_name = "CARD=DRIVER,CABLE")]
     pub(crate) netmap_double: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_long_help = EXIT_CODES)]
+pub(crate) struct Restore {
+    /// Where the daemon kept its records (control.state_dir)
+    #[arg(value_name = "DIRECTORY", default_value = DEFAULT_STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ mod double;
 mod failure;
 mod pipe;
 mod report;
+mod restore;
 mod run;
 mod selftest;
 
@@ -24,6 +25,7 @@ use usnet_switch::port::netmap::Module;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Demo(args) => return demo::run(&args),
         Command::Pipe(args) => pipe::run(&args).map_err(Failure::other),

@@ -6,9 +6,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
-use usnet_switch::config::Config;
+use usnet_switch::config::{Config, DEFAULT_STATE_DIR};
 use usnet_switch::daemon::{Daemon, DaemonError, Prepared, ReadyInterface, Signals};
 use usnet_switch::port::netmap::{Kernel, Module};
 
@@ -17,8 +18,11 @@ const COLLECTED: [i32; 5] =
     [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
-    let config = Config::load(&args.config)?;
+    let mut config = Config::load(&args.config)?;
     start_log();
+    if config.control.state_dir.is_none() {
+        config.control.state_dir = default_state_dir();
+    }
     let start = |what| move |source| DaemonError::Start { what, source };
     // Before any thread, so that every thread leaves the signals to this one.
     let signals = Signals::collect(&COLLECTED).map_err(start("to collect signals"))?;
@@ -34,6 +38,24 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     tracing::info!(socket = %socket.display(), "serving");
     wait(&daemon, &signals).map_err(start("to wait"))?;
     Ok(daemon.wait()?)
+}
+
+/// Where root records what interfaces were like. Other users have interfaces only in namespaces that end with
+/// them.
+fn default_state_dir() -> Option<PathBuf> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let directory = PathBuf::from(DEFAULT_STATE_DIR);
+    // It is made when it is needed. Root in a user namespace may not be let in.
+    let there = if directory.exists() { &directory } else { directory.parent()? };
+    match rustix::fs::access(there, rustix::fs::Access::WRITE_OK) {
+        Ok(()) => Some(directory),
+        Err(error) => {
+            tracing::info!(%error, "no record in {DEFAULT_STATE_DIR} of what interfaces were like");
+            None
+        }
+    }
 }
 
 /// Who serves ports over netmap.

@@ -269,10 +269,12 @@ impl Server {
 
     /// Tells everyone, then stops the workers.
     fn shut_down(self) {
-        let Self { listener, connections, workers, .. } = self;
+        let Self { listener, connections, workers, keeper, .. } = self;
         drop(listener);
         let clients = connections.values().filter(|c| c.state == State::Attached).count();
         tracing::info!(clients, "stopping");
+        // Before the ports close: what arrives in between would be for nobody.
+        keeper.let_kernel_hear();
         if let Err(error) = workers.stop() {
             tracing::error!(%error, "a worker did not stop as it should");
         }

@@ -10,7 +10,7 @@
 use super::super::session::{Input, State};
 use super::Server;
 use crate::config::Backend;
-use crate::daemon::Notice;
+use crate::daemon::{Notice, Order};
 use crate::net::Netlink;
 use crate::session::InterfaceId;
 use serde::Serialize;
@@ -49,7 +49,7 @@ impl Server {
             supply.gone.get_or_insert((Instant::now(), None));
         }
         // Without a keeper nothing is opened again; it ends only with this thread.
-        let _ = self.keeper.orders.send(id);
+        self.keeper.orders.send(Order::Failed(id));
     }
 
     /// What the keeper has to say.
@@ -60,6 +60,11 @@ impl Server {
                     let supply = self.supply.get_mut(usize::from(interface.0));
                     if let Some(Supply { gone: Some((_, waits_for)), .. }) = supply {
                         *waits_for = Some(why);
+                    }
+                }
+                Notice::Retired { interface, why } => {
+                    if let Some(supply) = self.supply.get_mut(usize::from(interface.0)) {
+                        supply.gone.get_or_insert((Instant::now(), Some(why)));
                     }
                 }
                 Notice::Reopened { interface, mac, mtu, gateways } => {

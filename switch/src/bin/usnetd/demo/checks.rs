@@ -40,6 +40,9 @@ pub(super) fn run(topology: &mut Topology, report: &mut Report, bytes: u64) -> i
     report.add("usnetd stops when asked to", stopped, None, "", "");
     let left = std::fs::exists(topology.socket()).unwrap_or(true);
     report.add("its socket is gone", !left, None, "", "");
+    if topology.restarts() {
+        super::sharing::run(topology, report, false)?;
+    }
     Ok(())
 }
 

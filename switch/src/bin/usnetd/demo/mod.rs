@@ -5,6 +5,7 @@ mod checks;
 mod client;
 mod page;
 mod probe;
+mod sharing;
 mod status;
 mod topology;
 mod transport;
@@ -32,6 +33,9 @@ pub(crate) struct DemoArgs {
     /// Bytes to move through one TCP connection.
     #[arg(long, value_name = "BYTES", default_value_t = 1_000_000_000)]
     bytes: u64,
+    /// Measure only what the kernel's stack notices when usnetd comes and goes, and fail if a goal is missed.
+    #[arg(long, conflicts_with = "wire")]
+    sharing: bool,
     /// Use a wire in memory, without namespaces and without the kernel's stack.
     #[arg(long)]
     wire: bool,
@@ -112,7 +116,11 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
             report.progress(&format!("two hosts in namespaces of their own, over {port}"));
         }
     }
-    if let Err(error) = checks::run(&mut topology, &mut report, args.bytes) {
+    let result = match args.sharing {
+        true => sharing::run(&mut topology, &mut report, true),
+        false => checks::run(&mut topology, &mut report, args.bytes),
+    };
+    if let Err(error) = result {
         report.add("the demo runs to its end", false, None, "", &error.to_string());
     }
     let directory = topology.directory().to_owned();

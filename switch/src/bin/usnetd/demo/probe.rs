@@ -252,7 +252,7 @@ fn ping(to: SocketAddr, count: u64, rounds: &mut Rounds) -> io::Result<()> {
 }
 
 /// RFC 1071, of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.as_chunks::<2>().0.iter();
     let mut sum: u32 = words.map(|w| u32::from(u16::from_be_bytes(*w))).sum();
     while sum > 0xffff {

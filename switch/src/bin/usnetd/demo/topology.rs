@@ -140,6 +140,11 @@ impl Topology {
         }
     }
 
+    /// Whether the kernel's way to the network does not depend on usnetd's being there.
+    pub(super) fn restarts(&self) -> bool {
+        matches!(self.outside, Outside::Kernel(_)) && self.carrier != Carrier::NetmapDouble
+    }
+
     pub(super) fn socket(&self) -> PathBuf {
         self.directory.join("control.sock")
     }
@@ -154,7 +159,12 @@ impl Topology {
 
     fn config_text(&self) -> String {
         let socket = self.socket();
-        let head = format!("[control]\nsocket = {:?}\n", socket.display().to_string());
+        let state = self.directory.join("state");
+        let head = format!(
+            "[control]\nsocket = {:?}\nstate_dir = {:?}\n",
+            socket.display().to_string(),
+            state.display().to_string()
+        );
         let interfaces = match self.outside {
             Outside::Kernel(_) => {
                 let port = self.backend();
@@ -272,6 +282,7 @@ impl Topology {
         let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end {
             if let Ok(Some(status)) = child.try_wait() {
+                self.children.retain(|(name, _)| name != "usnetd");
                 return status.success();
             }
             std::thread::sleep(Duration::from_millis(5));

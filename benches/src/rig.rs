@@ -282,6 +282,8 @@ pub fn rig_over(
             gateway4: Address::default(),
             gateway6: Address::default(),
             segments,
+            features: 0,
+            reserved: 0,
         };
         Ok::<_, String>(Handout { attached, descriptors })
     };

@@ -211,6 +211,8 @@ fn attach(
         gateway4: Address::default(),
         gateway6: Address::default(),
         segments: client.segments,
+        features: 0,
+        reserved: 0,
     };
     let descriptors: Result<Vec<_>, _> =
         client.descriptors().iter().map(|fd| fd.as_fd().try_clone_to_owned()).collect();

@@ -1,15 +1,29 @@
 //! smoltcp's view of the rings: it reads received frames, and writes sent ones, where they lie.
+//!
+//! ```text
+//!   agreed on unfinished frames:
+//!     rx   sound or open ----------------> smoltcp, which verifies no transport checksum
+//!          there, not verified -- sum? --> smoltcp, or nowhere
+//!     tx   smoltcp --> checksum left open, segments larger than the MTU left whole
+//! ```
 
+use crate::checksum::is_right;
 use crate::error::FrameError;
-use crate::raw::{Frames, RxFrame, Transmitter};
-use smoltcp::phy::{self, DeviceCapabilities, Medium};
+use crate::raw::{Checksum, Frames, Offload, RxFrame, Transmitter};
+use crate::session::Grant;
+use smoltcp::phy::{self, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 use std::fmt;
+use std::num::NonZeroUsize;
 
 /// A [`phy::Device`] over the rings of a session. Flushing is left to the caller, once a burst.
 pub struct Device {
     frames: Frames,
     mtu: usize,
+    /// Frames may be unfinished, in both directions.
+    unfinished: bool,
+    /// Bytes of the longest frame that is left to be cut; 0: none.
+    longest: usize,
     /// Frames that other clients could change are copied here before smoltcp looks at them.
     copy: Box<[u8]>,
     /// smoltcp wanted to send and all slots were away.
@@ -20,10 +34,11 @@ pub struct Device {
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { frames, mtu, starved, .. } = self;
+        let Self { frames, mtu, unfinished, starved, .. } = self;
         f.debug_struct("Device")
             .field("frames", frames)
             .field("mtu", mtu)
+            .field("unfinished", unfinished)
             .field("starved", starved)
             .finish_non_exhaustive()
     }
@@ -31,15 +46,22 @@ impl fmt::Debug for Device {
 
 /// Bytes of an Ethernet header.
 const HEADER: usize = 14;
+/// Bytes of the longest frame that a descriptor can name.
+const LONGEST: usize = u16::MAX as usize;
 
 impl Device {
-    /// A device for IP packets of at most `mtu` bytes.
+    /// A device for IP packets as the grant has them.
     #[must_use]
-    pub fn new(mut frames: Frames, mtu: usize) -> Self {
+    pub fn new(mut frames: Frames, grant: &Grant) -> Self {
         let (_, transmitter) = frames.split();
         let slot = transmitter.slot_size();
-        let mtu = mtu.min(slot - HEADER);
-        Self { frames, mtu, copy: vec![0; slot].into(), starved: false, failed: None }
+        let mtu = grant.mtu.min(slot - HEADER);
+        let unfinished = grant.unfinished;
+        // Cutting frames in two would cost more than it saves.
+        let holds_several = slot >= 2 * (mtu + HEADER);
+        let longest = if unfinished && holds_several { slot.min(LONGEST) } else { 0 };
+        let copy = vec![0; slot].into();
+        Self { frames, mtu, unfinished, longest, copy, starved: false, failed: None }
     }
 
     /// The rings behind it.
@@ -93,7 +115,9 @@ impl phy::Device for Device {
             return None;
         }
         let frame = receiver.next()?;
-        Some((RxToken { frame, copy: &mut self.copy }, TxToken { transmitter }))
+        let unfinished = self.unfinished;
+        let rx = RxToken { frame, copy: &mut self.copy, verify: unfinished };
+        Some((rx, TxToken { transmitter, unfinished, meta: PacketMeta::default() }))
     }
 
     #[inline]
@@ -103,13 +127,21 @@ impl phy::Device for Device {
             self.starved = true;
             return None;
         }
-        Some(TxToken { transmitter })
+        let unfinished = self.unfinished;
+        Some(TxToken { transmitter, unfinished, meta: PacketMeta::default() })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.mtu + HEADER;
+        if self.unfinished {
+            capabilities.checksum.tcp = phy::Checksum::None;
+            capabilities.checksum.udp = phy::Checksum::None;
+        }
+        let longest = NonZeroUsize::new(self.longest);
+        capabilities.segmentation.tcpv4 = longest;
+        capabilities.segmentation.tcpv6 = longest;
         capabilities
     }
 }
@@ -119,16 +151,23 @@ impl phy::Device for Device {
 pub struct RxToken<'a> {
     frame: RxFrame<'a>,
     copy: &'a mut [u8],
+    /// smoltcp verifies no transport checksum, so this has to.
+    verify: bool,
 }
 
 impl phy::RxToken for RxToken<'_> {
     #[inline]
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        if let Some(bytes) = self.frame.as_slice() {
-            return f(bytes);
-        }
-        let count = self.frame.copy_to(self.copy);
-        f(self.copy.get(..count).unwrap_or_default())
+        let verify = self.verify && self.frame.offload().checksum() == Checksum::There;
+        let bytes = match self.frame.as_slice() {
+            Some(bytes) => bytes,
+            None => {
+                let count = self.frame.copy_to(self.copy);
+                self.copy.get(..count).unwrap_or_default()
+            }
+        };
+        // Of an empty frame smoltcp makes nothing.
+        f(if verify && !is_right(bytes) { &[] } else { bytes })
     }
 }
 
@@ -136,6 +175,8 @@ impl phy::RxToken for RxToken<'_> {
 #[derive(Debug)]
 pub struct TxToken<'a> {
     transmitter: &'a mut Transmitter,
+    unfinished: bool,
+    meta: PacketMeta,
 }
 
 impl phy::TxToken for TxToken<'_> {
@@ -145,12 +186,21 @@ impl phy::TxToken for TxToken<'_> {
             && let Some(bytes) = slot.as_mut_slice().get_mut(..len)
         {
             let result = f(bytes);
+            let offload = match self.meta.segmentation_offload_size {
+                Some(size) => Offload::segments(size),
+                None if self.unfinished && crate::checksum::has_transport(bytes) => Offload::OPEN,
+                None => Offload::NONE,
+            };
             // smoltcp sends whole Ethernet frames no longer than the capabilities say.
-            let _ = slot.send(len);
+            let _ = slot.send_unfinished(len, offload);
             return result;
         }
         // Not reached while a token is made only when a slot is free and smoltcp keeps to the MTU;
         // the frame is lost as on any network.
         f(&mut vec![0; len])
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.meta = meta;
     }
 }

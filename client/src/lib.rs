@@ -27,6 +27,7 @@
 //!
 //! A `usnetd` must run; [`Options`] says where it is looked for.
 
+mod checksum;
 pub mod control;
 pub mod device;
 pub mod error;

@@ -27,6 +27,7 @@ use rustix::net::RecvFlags;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+pub use usnet_shmring::offload::{Checksum, Offload};
 use usnet_shmring::region::Mapped;
 use usnet_shmring::ring::{PeerSleepFlag, SleepFlag};
 pub use usnet_shmring::view::{BURST, BadLength, Receiver, RxFrame, Transmitter, TxFrame};

@@ -15,8 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 use usnet_shmring::control::{
-    Address, Attach, Attached, Channel, ChannelError, Message, Mode, RefusalCode, name_from,
-    name_into,
+    Address, Attach, Attached, Channel, ChannelError, Message, Mode, RefusalCode, features,
+    name_from, name_into,
 };
 use usnet_shmring::layout::VERSION;
 use usnet_shmring::view::View;
@@ -43,6 +43,9 @@ pub struct Options {
     pub transmit_slots: u32,
     /// How long to wait for each answer of the daemon.
     pub patience: Duration,
+    /// Ask for frames that are [unfinished](crate::raw::Offload), in both directions. Whoever reads and writes frames
+    /// itself must know what to do with them then.
+    pub unfinished: bool,
 }
 
 impl Default for Options {
@@ -57,6 +60,7 @@ impl Default for Options {
             receive_slots: 0,
             transmit_slots: 0,
             patience: Duration::from_secs(10),
+            unfinished: false,
         }
     }
 }
@@ -101,6 +105,8 @@ pub struct Grant {
     pub ring_capacity: u32,
     /// Bytes of a slot: the longest frame.
     pub slot_size: u32,
+    /// Whether frames may be unfinished, in both directions. The daemon grants it where that saves work.
+    pub unfinished: bool,
 }
 
 impl Grant {
@@ -132,6 +138,7 @@ impl Grant {
             gateway6: v6(&attached.gateway6).map(|g| g.address),
             ring_capacity: attached.ring_capacity,
             slot_size: attached.slot_size,
+            unfinished: attached.features & features::UNFINISHED != 0,
         }
     }
 }
@@ -180,6 +187,8 @@ impl Session {
             transmit_slots: options.transmit_slots,
             interface: name_into(&options.interface),
             name: name_into(&options.name),
+            features: if options.unfinished { features::UNFINISHED } else { 0 },
+            reserved: 0,
         };
         channel.send(1, &Message::Attach(wish), &[], SendFlags::empty()).map_err(failed)?;
         let mut descriptors = Vec::new();
@@ -206,6 +215,9 @@ impl Session {
         let watch = control.watch().map_err(|source| {
             failed(ChannelError::System { what: "duplicate the connection", source })
         })?;
+        if !options.unfinished && attached.features != 0 {
+            return Err(AttachError::Unexpected { path, found: "features that nobody asked for" });
+        }
         let frames = Frames::new(views, attached.session, signals, watch)
             .ok_or(AttachError::Unexpected { path, found: "a session without queue pairs" })?;
         let grant = Grant::from_message(&attached);

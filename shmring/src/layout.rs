@@ -21,7 +21,7 @@ use bytemuck::{Pod, Zeroable};
 use core::mem::{offset_of, size_of};
 
 /// Version of the shared-memory layout and of the control protocol together.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// First bytes of an inbound region.
 pub const INBOUND_MAGIC: [u8; 8] = *b"usnet-in";

@@ -23,9 +23,10 @@
 #![expect(unsafe_code, reason = "turns slots that this client holds into byte slices")]
 
 use crate::arena::SlotSize;
-use crate::control::{Attached, SegmentAccess, SegmentInfo};
+use crate::control::{Attached, SegmentAccess, SegmentInfo, features};
 use crate::copy::copy_racy;
 use crate::descriptor::{Fault, RawDescriptor, RingName};
+use crate::offload::Offload;
 use crate::pool::MIN_FRAME;
 use crate::prefetch;
 use crate::queues::{ClientQueues, MappedConsumer, MappedProducer};
@@ -142,7 +143,8 @@ impl View {
             let ClientQueues { rx, fill, tx, completion, sleep, peer } =
                 ClientQueues::new(&inbound, &outbound, capacity, pair)
                     .ok_or_else(|| nonsense("size of a region", attached.inbound_size))?;
-            let receiver = Receiver::new(rx, fill, Arc::clone(&received), own, slot_size);
+            let mut receiver = Receiver::new(rx, fill, Arc::clone(&received), own, slot_size);
+            receiver.takes_unfinished = attached.features & features::UNFINISHED != 0;
             let share = transmit.share(pair, transmit.count / pairs, slot_size);
             let transmitter = Transmitter::new(tx, completion, share, slot_size);
             Ok(Self { receiver, transmitter, sleep, peer })
@@ -246,6 +248,8 @@ pub struct RxFrame<'a> {
 struct Place {
     at: *const u8,
     length: u16,
+    /// What of the frame is left to do.
+    offload: Offload,
     /// Nobody writes it while it is lent.
     still: bool,
 }
@@ -257,6 +261,13 @@ impl<'a> RxFrame<'a> {
     #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub fn len(&self) -> usize {
         self.place.length.into()
+    }
+
+    /// What of it is left to do; nothing, unless that was agreed on.
+    #[inline]
+    #[must_use]
+    pub fn offload(&self) -> Offload {
+        self.place.offload
     }
 
     /// The frame where it lies; `None` if another client could write it meanwhile, so that it must
@@ -306,6 +317,8 @@ pub struct Receiver {
     count: usize,
     /// Slots of other clients were given back since somebody asked.
     owed: bool,
+    /// It was agreed that frames may be unfinished.
+    takes_unfinished: bool,
 }
 
 // SAFETY: the addresses in `places` point into `segments`, which the receiver owns; it can be used
@@ -329,10 +342,25 @@ impl Receiver {
         own: (u32, u32),
         slot_size: SlotSize,
     ) -> Self {
-        let nowhere = Place { at: core::ptr::null(), length: 0, still: false };
+        let offload = Offload::NONE;
+        let nowhere = Place { at: core::ptr::null(), length: 0, offload, still: false };
         let (taken, places) = ([RawDescriptor(0); BURST], [nowhere; BURST]);
         let (given, at, count, owed) = (0, 0, 0, false);
-        Self { rx, fill, segments, own, slot_size, taken, places, given, at, count, owed }
+        let takes_unfinished = false;
+        Self {
+            rx,
+            fill,
+            segments,
+            own,
+            slot_size,
+            taken,
+            places,
+            given,
+            at,
+            count,
+            owed,
+            takes_unfinished,
+        }
     }
 
     /// Takes the next burst, at most [`BURST`] frames, after giving back the one before. Returns how
@@ -352,8 +380,18 @@ impl Receiver {
         let Some(taken) = self.taken.get_mut(..most) else { return Ok(0) };
         let count = self.rx.pop_burst(taken);
         (self.given, self.at, self.count) = (0, 0, 0);
-        for (raw, place) in self.taken.iter().zip(&mut self.places).take(count) {
+        for (raw, place) in self.taken.iter_mut().zip(&mut self.places).take(count) {
+            let offload = match raw.flags() {
+                0 => Some(Offload::NONE),
+                flags => Offload::from_flags(flags).filter(|_| self.takes_unfinished),
+            };
+            let Some(offload) = offload else {
+                return Err(Fault::UnknownFlags { ring: RingName::Rx, flags: raw.flags() });
+            };
             *place = check(&self.segments, self.own, self.slot_size, *raw)?;
+            place.offload = offload;
+            // It goes back without.
+            *raw = raw.with_flags(0);
             prefetch::to_read(place.at);
         }
         self.count = count;
@@ -431,9 +469,6 @@ fn check(
 ) -> Result<Place, Fault> {
     let ring = RingName::Rx;
     let (slot, offset, length) = (raw.slot(), raw.offset(), raw.length());
-    if raw.flags() != 0 {
-        return Err(Fault::UnknownFlags { ring, flags: raw.flags() });
-    }
     if length < MIN_FRAME || u32::from(offset) + u32::from(length) > slot_size.bytes() {
         return Err(Fault::OutOfSlot { ring, offset, length, slot_size: slot_size.bytes() });
     }
@@ -443,7 +478,7 @@ fn check(
             if !still && slot.wrapping_sub(own.0) < own.1 {
                 return Err(Fault::NotHeld { ring, slot });
             }
-            return Ok(Place { at, length, still });
+            return Ok(Place { at, length, offload: Offload::NONE, still });
         }
     }
     let count = segments.iter().map(|s| s.count).sum();
@@ -493,13 +528,23 @@ impl TxFrame<'_> {
     /// [`BadLength`], and the slot stays free.
     #[inline]
     pub fn send(self, length: usize) -> Result<(), BadLength> {
+        self.send_unfinished(length, Offload::NONE)
+    }
+
+    /// The same of a frame of which something is left to do. That must have been agreed on, or the daemon ends the
+    /// session.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[inline]
+    pub fn send_unfinished(self, length: usize, offload: Offload) -> Result<(), BadLength> {
         let slot_size = self.owner.slot_size.bytes() as usize;
         let fits = (usize::from(MIN_FRAME)..=slot_size).contains(&length);
         let (true, Ok(short)) = (fits, u16::try_from(length)) else {
             return Err(BadLength { length, slot_size });
         };
         let first = self.owner.segment.first;
-        let raw = RawDescriptor::new(first + self.index, 0, short);
+        let raw = RawDescriptor::new(first + self.index, 0, short).with_flags(offload.to_flags());
         // `Transmitter::next` saw room for it.
         if self.owner.tx.push(raw).is_ok() {
             self.owner.free_count -= 1;

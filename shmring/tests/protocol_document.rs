@@ -8,13 +8,14 @@ use rustix::fs::SealFlags;
 use usnet_shmring::arena::SlotSize;
 use usnet_shmring::control::{
     Address, Attach, Attached, Claim, Header, Kind, MAX_DESCRIPTORS, MAX_MESSAGE, Mode, Query,
-    QueryKind, RefusalCode, Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text,
+    QueryKind, RefusalCode, Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, features,
 };
 use usnet_shmring::descriptor::{Fault, MAX_OFFSET, MAX_SLOTS, RawDescriptor, RingName};
 use usnet_shmring::layout::{
     CELLS, INBOUND_MAGIC, LINE, OUTBOUND_MAGIC, PAIRS, RegionHeader, VERSION, Word, cells_size,
     pair_size, region_size,
 };
+use usnet_shmring::offload;
 use usnet_shmring::pool::MIN_FRAME;
 use usnet_shmring::region::Writer;
 use usnet_shmring::ring::{MAX_CAPACITY, is_capacity};
@@ -89,7 +90,16 @@ fn messages_lie_byte_by_byte_as_the_document_says() {
     same_layout!("Header", Header { kind, length, request, reserved });
     same_layout!(
         "Attach",
-        Attach { version, ring_capacity, receive_slots, transmit_slots, interface, name }
+        Attach {
+            version,
+            ring_capacity,
+            receive_slots,
+            transmit_slots,
+            interface,
+            name,
+            features,
+            reserved,
+        }
     );
     same_layout!(
         "Attached",
@@ -109,6 +119,8 @@ fn messages_lie_byte_by_byte_as_the_document_says() {
             gateway4,
             gateway6,
             segments,
+            features,
+            reserved,
         }
     );
     same_layout!("Address", Address { bytes, family, prefix, reserved });
@@ -218,6 +230,29 @@ fn descriptor_bits_are_those_of_the_document() {
         covered |= mask << lowest;
     }
     assert_eq!(covered, u64::MAX);
+}
+
+#[test]
+fn features_and_flags_are_those_of_the_document() {
+    let features: Vec<_> = table("Features").iter().map(|row| (number(row[0]), row[1])).collect();
+    assert_eq!(features, [(features::UNFINISHED as usize, "UNFINISHED")]);
+    let mut covered = 0;
+    for row in table("Descriptor flags") {
+        let (lowest, bits, name) = (number(row[0]), number(row[1]), row[2]);
+        let mask = ((1usize << bits) - 1) << lowest;
+        let coded = match name {
+            "OPEN" => offload::OPEN.into(),
+            "SOUND" => offload::SOUND.into(),
+            "SEGMENT" => usize::from(offload::MAX_SEGMENT / offload::SEGMENT_UNIT) << lowest,
+            other => panic!("no flag is named {other:?}"),
+        };
+        assert_eq!(mask, coded, "{name}");
+        covered |= mask;
+    }
+    assert_eq!(covered, (1 << 12) - 1);
+    assert!(
+        section("Descriptor flags").contains(&format!("units of {} bytes", offload::SEGMENT_UNIT))
+    );
 }
 
 #[test]

@@ -608,7 +608,9 @@ fn drain_tx(
     if session.queues.tx.available() == 0 && session.queues.tx.refresh()? == 0 {
         return Ok(0);
     }
-    let budget = tx_budget(session, &deliver.pool)?;
+    // Each of these may be thirty frames.
+    let most = if session.offload { BURST / 4 } else { BURST };
+    let budget = tx_budget(session, &deliver.pool)?.min(most);
     let queues = &mut session.queues;
     let mut raws = [RawDescriptor::default(); BURST];
     let count = match raws.get_mut(..budget) {

@@ -24,7 +24,8 @@ enum { ATTACH = 1, CLAIM = 2, ATTACHED = 0x101, CLAIMED = 0x102, REFUSED = 0x1ff
 enum { TRANSMIT = 1, RECEIVE = 2, GROUP = 3, UDP = 17, MIN_FRAME = 14, BURST = 64 };
 
 struct header { uint32_t kind, length, request, reserved; };
-struct attach { uint32_t version, ring_capacity, receive_slots, transmit_slots; char interface[16], name[32]; };
+struct attach { uint32_t version, ring_capacity, receive_slots, transmit_slots; char interface[16], name[32];
+                uint32_t features, reserved; };
 struct address { uint8_t bytes[16], family, prefix, reserved[6]; };
 struct segment_info { uint32_t access, descriptor, first, count; uint64_t offset; };
 struct attached {
@@ -33,11 +34,12 @@ struct attached {
     uint8_t mac[6]; uint16_t pairs;
     struct address ipv4, ipv6, gateway4, gateway6;
     struct segment_info segments[4];
+    uint32_t features, reserved;
 };
 struct claim { struct address address; uint16_t first_port, count; uint8_t protocol, reserved[3]; };
 struct refused { uint32_t code; char message[252]; };
 union body { struct attached attached; struct claim claim; struct refused refused; char bytes[8192 - 16]; };
-_Static_assert(sizeof(struct attach) == 64 && sizeof(struct attached) == 240, "sizes of section 4");
+_Static_assert(sizeof(struct attach) == 72 && sizeof(struct attached) == 248, "sizes of section 4");
 _Static_assert(sizeof(struct claim) == 32 && sizeof(struct refused) == 256, "sizes of section 4");
 
 static _Noreturn void fail(const char *what) { perror(what), exit(1); }            /* a call failed */
@@ -159,12 +161,12 @@ int main(int argc, char **argv) {
     int control = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (control < 0 || connect(control, (void *)&path, sizeof path)) fail(argv[1]);
 
-    struct attach wish = { .version = 2, .name = "c-echo" };
+    struct attach wish = { .version = 3, .name = "c-echo" };
     union body answer;
     int fds[8] = { -1, -1, -1, -1, -1, -1, -1, -1 };
     ask(control, ATTACH, &wish, sizeof wish, ATTACHED, &answer, fds);
     struct attached me = answer.attached;
-    if (me.version != 2) broken("the daemon speaks another version");
+    if (me.version != 3) broken("the daemon speaks another version");
     capacity = me.ring_capacity;
     uint8_t *inbound = map(fds[0], 0, me.inbound_size, 0, 0x17);
     uint8_t *outbound = map(fds[1], 0, me.outbound_size, 1, 0x07);

@@ -141,6 +141,8 @@ impl Daemon {
                 none,
                 none,
             ],
+            features: 0,
+            reserved: 0,
         };
         pool.add_home(HomeKind::Transmit(SESSION), transmit).unwrap();
         let receive = pool.add_home(HomeKind::Receive(SESSION), receive).unwrap();

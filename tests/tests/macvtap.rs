@@ -1,9 +1,12 @@
 //! A macvtap in place of a packet socket: the kernel beside clients on one address, and clients beside the kernel.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use usnet_tests::lab::{INSIDE, INSIDE6, OUTSIDE};
+use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_tests::lab::{INSIDE, INSIDE6, OUTSIDE, find, number};
 use usnet_tests::{Lab, Running, is_installed};
 
 const SHARED: &str = "port = \"macvtap\"\n";
@@ -27,7 +30,7 @@ fn serve(lab: &Lab, inside: bool, address: &str) -> Running {
     let host = if inside { &lab.inside } else { &lab.outside };
     let target = format!("{address}:5201").parse().expect("an address");
     let end = Instant::now() + Duration::from_secs(20);
-    let connects = || std::net::TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_ok();
+    let connects = || TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_ok();
     while !host.run(connects).expect("a namespace") {
         assert!(Instant::now() < end, "iperf3 does not serve");
         std::thread::sleep(Duration::from_millis(20));
@@ -114,5 +117,46 @@ fn a_bridged_macvtap_gives_clients_an_address_beside_the_kernels() {
     let mut refused = lab.outside("curl", &["-sS", "--max-time", "5", &kernel]);
     let output = refused.output().expect("curl");
     assert!(!output.status.success(), "nobody serves at the kernel's address");
+    lab.finish();
+}
+
+#[test]
+fn large_segments_reach_a_client_whole_and_leave_it_whole() {
+    const TOTAL: usize = 4 << 20;
+    const SEGMENT: usize = 1448;
+    let config = format!("{SHARED}[memory]\nslot_size = 65536\nport_slots = 1024\n");
+    let Some(lab) = Lab::with_usnetd(&config) else { return };
+    let joining = || {
+        let offloads = Offloads::of("cl0")?;
+        for offload in [Offload::TcpSegmentation, Offload::GenericSegmentation] {
+            offloads.set(offload, true)?;
+        }
+        Ok::<_, usnet_switch::net::NetError>(())
+    };
+    lab.outside.run(joining).expect("a namespace").expect("offloads");
+    let _echo = lab.client("echo", &["--port", "7", "--tcp"], 7);
+    let sent: Vec<u8> = (0..=250u8).cycle().take(TOTAL).collect();
+    let target = format!("{INSIDE}:7").parse().expect("an address");
+    let patience = Duration::from_secs(30);
+    let talk = || {
+        let stream = TcpStream::connect_timeout(&target, patience).expect("a connection");
+        stream.set_read_timeout(Some(patience)).expect("a limit");
+        std::thread::scope(|scope| {
+            scope.spawn(|| (&stream).write_all(&sent).expect("it is read"));
+            let mut received = vec![0; TOTAL];
+            (&stream).read_exact(&mut received).expect("it comes back");
+            received
+        })
+    };
+    let received = lab.outside.run(talk).expect("a namespace");
+    assert!(received == sent, "the bytes differ");
+    let stats = lab.stats();
+    let sessions = find(&stats, "sessions").and_then(|s| s.as_array()).expect("sessions");
+    // As frames of the MTU the data alone would be more, in either direction.
+    let least = (TOTAL / SEGMENT) as u64;
+    for key in ["delivered", "sent"] {
+        let frames = number(&sessions[0], key);
+        assert!(frames < least, "{frames} frames {key}, {least} segments");
+    }
     lab.finish();
 }

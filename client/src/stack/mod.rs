@@ -59,7 +59,7 @@ pub struct StackOptions {
 impl Default for StackOptions {
     fn default() -> Self {
         Self {
-            session: Options::default(),
+            session: Options { unfinished: true, ..Options::default() },
             receive_buffer: 512 << 10,
             send_buffer: 512 << 10,
             datagram_buffer: 512 << 10,
@@ -73,7 +73,8 @@ impl StackOptions {
     /// The default with a name for status output.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { session: Options::named(name), ..Self::default() }
+        let session = Options { unfinished: true, ..Options::named(name) };
+        Self { session, ..Self::default() }
     }
 }
 
@@ -107,7 +108,7 @@ impl Stack {
     pub fn over(session: Session, options: StackOptions) -> io::Result<Self> {
         let (grant, control, frames) = session.into_parts();
         let waiter = frames.waiter()?;
-        let device = Device::new(frames, grant.mtu);
+        let device = Device::new(frames, &grant);
         let pool = TcpPool::new(options.receive_buffer, options.send_buffer);
         let shared = Arc::new(Shared {
             engine: Mutex::new(Engine::new(device, &grant, pool)),

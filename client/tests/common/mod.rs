@@ -118,6 +118,8 @@ impl Fake {
                 SegmentInfo::default(),
                 SegmentInfo::default(),
             ],
+            features: 0,
+            reserved: 0,
         };
         let transmit_first = transmit.first();
         self.pool.add_home(HomeKind::Transmit(id), transmit).unwrap();

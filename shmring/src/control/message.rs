@@ -98,8 +98,19 @@ pub struct Attach {
     pub interface: [u8; 16],
     /// What to call the client in status output; empty means its process name.
     pub name: [u8; 32],
+    /// What the client knows beside, as bits: [`features`].
+    pub features: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Attach>() == 64);
+const _: () = assert!(size_of::<Attach>() == 72);
+
+/// What a session can agree on: bits of [`Attach::features`] and [`Attached::features`]. The daemon grants some of
+/// those that were asked for; both sides ignore bits that they do not know.
+pub mod features {
+    /// Frames may be [unfinished](crate::offload::Offload), in both directions: flags of descriptors say so.
+    pub const UNFINISHED: u32 = 1;
+}
 
 /// How a session's memory is shared. Decided by policy, told to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,8 +243,12 @@ pub struct Attached {
     pub gateway6: Address,
     /// Segments to map.
     pub segments: [SegmentInfo; 4],
+    /// What was agreed on, of what the client asked for: [`features`].
+    pub features: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Attached>() == 48 + 4 * 24 + 4 * 24);
+const _: () = assert!(size_of::<Attached>() == 48 + 4 * 24 + 4 * 24 + 8);
 
 /// Body of [`Kind::Claim`], [`Kind::Release`] and [`Kind::Claimed`].
 #[repr(C)]

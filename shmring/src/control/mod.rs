@@ -20,5 +20,5 @@ mod message;
 pub use channel::{Channel, ChannelError, MAX_DESCRIPTORS, MAX_MESSAGE};
 pub use message::{
     Address, Attach, Attached, Claim, Header, Kind, Message, Mode, Query, QueryKind, RefusalCode,
-    Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, name_from, name_into,
+    Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, features, name_from, name_into,
 };

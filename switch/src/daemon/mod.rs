@@ -33,6 +33,7 @@ use crate::control::kernel_ports::KernelPorts;
 use crate::control::memory::Memory;
 use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
 use crate::port::netmap::Kernel;
+use crate::port::wire;
 use crate::session::InterfaceId;
 use crate::steer::EXACT_FLOWS;
 use crate::steer::book::{Book, WorkerId};
@@ -242,7 +243,10 @@ impl Daemon {
             let ReadyInterface { configured, networks, gateways, specs, changes } = interface;
             let name = configured.name.clone();
             let refused = |source| DaemonError::Interface { name: name.clone(), source };
-            let Some((mac, mtu)) = specs.first().map(|spec| (spec.mac, spec.mtu)) else { continue };
+            let Some(first) = specs.first() else { continue };
+            let (mac, mtu) = (first.mac, first.mtu);
+            let wire = &first.wire;
+            let unfinished = wire.takes_unfinished() || wire.info().backend == wire::BACKEND;
             let Some(id) = add_interface(&mut switches, specs).map_err(refused)? else { continue };
             let index = shared.len();
             kernel_ports.add(&configured, &networks);
@@ -253,7 +257,7 @@ impl Daemon {
             }
             let changes = Some(changes);
             kept.push(Kept { id, configured, networks: networks.clone(), changes });
-            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways });
+            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways, unfinished });
         }
         let settings = &config.worker;
         let idle = |number: usize| IdlePolicy {

@@ -78,7 +78,7 @@ fn what_is_not_there_is_refused_in_words() {
     let (code, words) = refused(&|w| w.version = 99);
     assert_eq!(
         (code, words.as_str()),
-        (RefusalCode::Version, "this daemon speaks version 2, not 99")
+        (RefusalCode::Version, "this daemon speaks version 3, not 99")
     );
     // After a refusal the same connection may try again.
     let mut peer = Peer::connect(&daemon.socket());

@@ -31,6 +31,8 @@ pub(crate) fn wish(name: &str) -> Attach {
         transmit_slots: 64,
         interface: name_into(""),
         name: name_into(name),
+        features: 0,
+        reserved: 0,
     }
 }
 

@@ -11,7 +11,9 @@ use core::fmt::Display;
 use std::net::IpAddr;
 use std::time::Instant;
 use usnet_shmring::arena::ArenaError;
-use usnet_shmring::control::{Address, Attach, Attached, Message, Mode, RefusalCode, name_from};
+use usnet_shmring::control::{
+    Address, Attach, Attached, Message, Mode, RefusalCode, features, name_from,
+};
 use usnet_shmring::layout::VERSION;
 use usnet_shmring::ledger::SessionId;
 
@@ -87,8 +89,15 @@ impl Server {
         let shape = Shape::grant(wish, &policy.quota, policy.mode, self.pairs());
         let entry = entry(index, interface, (peer.uid, place), policy, &shape);
         let addresses = self.registry.enter(id, entry)?.clone();
-        let made =
-            build(&mut self.memory, &mut self.workers, interface, policy, shape, id, &addresses);
+        let made = build(
+            &mut self.memory,
+            &mut self.workers,
+            interface,
+            policy,
+            (wish, shape),
+            id,
+            &addresses,
+        );
         if made.is_err() {
             self.registry.forget(id);
         }
@@ -186,11 +195,14 @@ fn build(
     workers: &mut super::Workers,
     interface: &SharedInterface,
     policy: &Policy,
-    shape: Shape,
+    (wish, shape): (&Attach, Shape),
     id: SessionId,
     addresses: &Addresses,
 ) -> Result<(Attached, ClientShare), Rejection> {
     let (parts, share) = memory.build(shape, policy.group.as_deref())?;
+    // Elsewhere a worker would do, for all clients, what each of them can do itself.
+    let here = if interface.unfinished { features::UNFINISHED } else { 0 };
+    let features = wish.features & here;
     let part = |own: WorkerShare| {
         let spec = SessionSpec {
             id,
@@ -203,7 +215,7 @@ fn build(
             exclusive: addresses.own.clone(),
             wake: Some(own.wake),
             flow_quota: policy.quota.flows,
-            offload: false,
+            offload: features & features::UNFINISHED != 0,
         };
         (spec, own.kick)
     };
@@ -238,6 +250,8 @@ fn build(
         gateway4: gateway(IpAddr::is_ipv4).unwrap_or_default(),
         gateway6: gateway(IpAddr::is_ipv6).unwrap_or_default(),
         segments: share.segments,
+        features,
+        reserved: 0,
     };
     Ok((answer, share))
 }

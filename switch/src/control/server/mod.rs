@@ -114,6 +114,8 @@ pub struct SharedInterface {
     pub networks: Vec<Network>,
     /// Routers.
     pub gateways: Vec<IpAddr>,
+    /// Whether unfinished frames save work here: its port takes them, or there is none but the clients.
+    pub unfinished: bool,
 }
 
 /// Stops a [`Server`] from any thread.

@@ -28,6 +28,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use usnet_shmring::pool::{MIN_FRAME, Pool};
 
+/// What its ports are called.
+pub const BACKEND: &str = "wire";
+
 /// What a wire is like.
 #[derive(Clone, Debug)]
 pub struct WireSpec {
@@ -90,7 +93,7 @@ impl Wire {
             end,
             info: PortInfo {
                 name: format!("wire{end}"),
-                backend: "wire",
+                backend: BACKEND,
                 mac: Mac([2, 0, 0, 0, 0, u8::try_from(end).unwrap_or(u8::MAX)]),
                 mtu: spec.mtu,
             },

@@ -9,6 +9,7 @@
 //!   client    what the clients do
 //!   path      switch and clients as processes: throughput and round trips
 //!   workers   one worker or several, in one process
+//!   goodput   TCP of whole clients, beside the kernel's own
 //!   bare      the same without any check
 //!   datagrams the kernel's UNIX datagram sockets
 //! ```
@@ -17,6 +18,7 @@ pub mod bare;
 pub mod client;
 pub mod datagrams;
 pub mod frames;
+pub mod goodput;
 pub mod hop;
 pub mod machine;
 pub mod measure;

@@ -3,6 +3,7 @@
 pub(crate) mod latency;
 pub(crate) mod ring;
 pub(crate) mod switch;
+pub(crate) mod tcp;
 pub(crate) mod workers;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +36,9 @@ pub(crate) enum Command {
     Latency(Common),
     /// One worker and two, 64 and 1,500 bytes: each on a processor of its own with its clients' side.
     Workers(Common),
+    /// TCP goodput of clients, through packet sockets, a macvtap and a TAP device, beside the kernel's own
+    /// over a veth. For root.
+    Tcp(Common),
     /// One side of a measurement, started by the other.
     #[command(hide = true)]
     Client {

@@ -1,0 +1,58 @@
+//! `usnet-bench tcp`
+
+use usnet_bench::goodput::{ClientAndKernel, Direction, TwoClients, Veth};
+use usnet_bench::measure::{Contender, Plan, compare};
+use usnet_bench::report::Row;
+
+/// Bytes of a slot that holds every frame that the kernel joins.
+const LARGE: u32 = 65_536;
+
+const BARE: &str = "kernel, veth without offloads";
+const JOINED: &str = "kernel, veth with TSO and GRO";
+
+pub(crate) fn run(plan: Plan) -> Result<Vec<Row>, String> {
+    let (bare, joined) = (Veth::new(false)?, Veth::new(true)?);
+    let packet = ClientAndKernel::on_veth(false, "port = \"af_packet\"")?;
+    let macvtap = ClientAndKernel::on_veth(false, "port = \"macvtap\"")?;
+    let large = format!("port = \"macvtap\"\n[memory]\nslot_size = {LARGE}\nport_slots = 1024");
+    let passthru = ClientAndKernel::on_veth(true, &large)?;
+    let tap = ClientAndKernel::on_tap(LARGE)?;
+    let small = ClientAndKernel::on_tap(2048)?;
+    let two = TwoClients::new(LARGE, "")?;
+    let group = TwoClients::new(LARGE, "mode = \"shared\"\ngroup = \"goodput\"")?;
+    let mut contenders: Vec<Contender<'_>> = vec![
+        (BARE, Box::new(|time| bare.kernel(time))),
+        (JOINED, Box::new(|time| joined.kernel(time))),
+    ];
+    // What, and which of the two it stands beside.
+    let mut yardsticks = vec![0, 1];
+    let pairs: [(_, [&str; 2], _); 5] = [
+        (&packet, ["client -> kernel, af_packet", "kernel -> client, af_packet"], 0),
+        (&macvtap, ["client -> kernel, macvtap", "kernel -> client, macvtap"], 0),
+        (&passthru, ["client -> kernel, macvtap, joined", "kernel -> client, macvtap, joined"], 1),
+        (&tap, ["client -> kernel, tap, joined", "kernel -> client, tap, joined"], 1),
+        (
+            &small,
+            ["client -> kernel, tap, slots of 2 KiB", "kernel -> client, tap, slots of 2 KiB"],
+            1,
+        ),
+    ];
+    for (place, names, yardstick) in pairs {
+        for (name, direction) in names.into_iter().zip([Direction::Out, Direction::In]) {
+            contenders.push((name, Box::new(move |time| place.run(direction, time))));
+            yardsticks.push(yardstick);
+        }
+    }
+    contenders.push(("client -> client, isolated, joined", Box::new(|time| two.run(time))));
+    contenders.push(("client -> client, shared, joined", Box::new(|time| group.run(time))));
+    yardsticks.extend([1, 1]);
+    let samples = compare(&mut contenders, "Mbit/s", plan)?;
+    let median = |at: usize| samples.get(at).map_or(f64::NAN, |s| s.median());
+    let rows = contenders.iter().zip(&yardsticks).enumerate().skip(2);
+    Ok(rows
+        .map(|(at, ((name, _), yardstick))| {
+            let beside = if *yardstick == 0 { BARE } else { JOINED };
+            Row::new(name, median(at), "Mbit/s", beside, median(*yardstick))
+        })
+        .collect())
+}

@@ -129,8 +129,17 @@ impl Lab {
     /// # Panics
     /// If it does not.
     pub fn start_usnetd(&mut self, more: &str) {
+        self.start_usnetd_with("", more);
+    }
+
+    /// The same with `control` in its table of that name.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn start_usnetd_with(&mut self, control: &str, more: &str) {
         let config = format!(
-            "[control]\nsocket = {:?}\nstate_dir = {:?}\n[[interface]]\nname = \"sv0\"\n{more}",
+            "[control]\nsocket = {:?}\nstate_dir = {:?}\n{control}\n\
+             [[interface]]\nname = \"sv0\"\n{more}",
             self.socket().display().to_string(),
             self.directory.join("state").display().to_string()
         );

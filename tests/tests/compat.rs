@@ -34,12 +34,17 @@ impl Gateway {
         let (at, control) = (socket.display().to_string(), lab.socket().display().to_string());
         let arguments = ["compat", "--socket", &at, "--usnetd", &control, "--mode", "0777"];
         let process = Running(lab.inside(&usnetd, &arguments).spawn().expect("the gateway"));
-        let end = Instant::now() + Duration::from_secs(10);
-        while UnixDatagram::unbound().and_then(|s| s.connect(&socket)).is_err() {
-            assert!(Instant::now() < end, "the gateway does not serve");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(&socket);
         Self { socket, process }
+    }
+}
+
+/// Waits until somebody serves the socket.
+fn wait_for(socket: &Path) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while UnixDatagram::unbound().and_then(|s| s.connect(socket)).is_err() {
+        assert!(Instant::now() < end, "nobody serves {}", socket.display());
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -218,9 +223,13 @@ fn mac(lab: &Lab) -> [u8; 6] {
 
 #[test]
 fn a_program_of_the_predecessor_is_called_and_calls_over_tcp() {
-    let Some(lab) = Lab::with_usnetd("") else { return };
-    let gateway = Gateway::start(&lab);
-    let old = Old::new(lab.directory(), "old", &gateway.socket);
+    let Some(mut lab) = Lab::hosts() else { return };
+    let gateway = lab.directory().join("usnetd.socket");
+    let control =
+        format!("compat = \"usnetd-0.1\"\ncompat_socket = {:?}", gateway.display().to_string());
+    lab.start_usnetd_with(&control, "");
+    wait_for(&gateway);
+    let old = Old::new(lab.directory(), "old", &gateway);
     let end = old.attach("sv0").expect("a socket");
     assert_eq!(old.ask(&matched(6, 8080)), "OK");
     let (mac, bytes) = (mac(&lab), 300_000);
@@ -251,6 +260,38 @@ fn a_program_of_the_predecessor_is_called_and_calls_over_tcp() {
         lab.outside.run(outside).expect("a namespace");
     });
     lab.finish();
+}
+
+#[test]
+fn a_gateway_that_is_killed_is_started_again_and_goes_with_usnetd() {
+    let Some(mut lab) = Lab::hosts() else { return };
+    let gateway = lab.directory().join("usnetd.socket");
+    let control =
+        format!("compat = \"usnetd-0.1\"\ncompat_socket = {:?}", gateway.display().to_string());
+    lab.start_usnetd_with(&control, "");
+    wait_for(&gateway);
+    let daemon = lab.usnetd().id();
+    let path = format!("/proc/{daemon}/task/{daemon}/children");
+    let child = || -> i32 {
+        let text = std::fs::read_to_string(&path).expect("its children");
+        text.split_whitespace().next().and_then(|pid| pid.parse().ok()).unwrap_or(0)
+    };
+    let first = child();
+    let pid = rustix::process::Pid::from_raw(first).expect("a gateway");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+    let end = Instant::now() + Duration::from_secs(10);
+    while [0, first].contains(&child()) {
+        assert!(Instant::now() < end, "it does not come back");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The socket's name was left behind.
+    wait_for(&gateway);
+    let old = Old::new(lab.directory(), "old", &gateway);
+    assert!(old.attach("sv0").is_ok());
+    let pid = rustix::process::Pid::from_child(lab.usnetd());
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it lives");
+    lab.usnetd().wait().expect("its end");
+    assert!(!gateway.exists(), "its socket goes, too");
 }
 
 #[test]

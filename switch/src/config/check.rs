@@ -160,11 +160,19 @@ fn built_in() -> impl Iterator<Item = Policy> {
 }
 
 fn check_control(raw: &RawControl, problems: &mut Problems) -> Control {
-    let RawControl { socket, mode, group, state_dir } = raw;
-    let bytes = socket.as_os_str().len();
-    if !socket.is_absolute() || bytes > 107 {
-        let allowed = "must be an absolute path of at most 107 bytes";
-        problems.add("control.socket", quoted(&socket.to_string_lossy()), allowed);
+    let RawControl { socket, mode, group, state_dir, compat, compat_socket } = raw;
+    for (key, path) in [("control.socket", socket), ("control.compat_socket", compat_socket)] {
+        if !path.is_absolute() || path.as_os_str().len() > 107 {
+            let allowed = "must be an absolute path of at most 107 bytes";
+            problems.add(key, quoted(&path.to_string_lossy()), allowed);
+        }
+    }
+    if let Some(other) = compat.as_ref().filter(|form| *form != "usnetd-0.1") {
+        problems.add("control.compat", quoted(other), "must be \"usnetd-0.1\", or not be given");
+    }
+    if compat.is_some() && compat_socket == socket {
+        let value = quoted(&compat_socket.to_string_lossy());
+        problems.add("control.compat_socket", value, "must be another one than control.socket");
     }
     let bits = u32::from_str_radix(mode, 8).ok().filter(|bits| *bits <= 0o777);
     if bits.is_none() {
@@ -176,8 +184,9 @@ fn check_control(raw: &RawControl, problems: &mut Problems) -> Control {
         let value = quoted(&directory.to_string_lossy());
         problems.add("control.state_dir", value, "must be an absolute path");
     }
+    let compat = compat.is_some().then(|| compat_socket.clone());
     let (socket, state_dir) = (socket.clone(), state_dir.clone());
-    Control { socket, mode: bits.unwrap_or(0), group, state_dir }
+    Control { socket, mode: bits.unwrap_or(0), group, state_dir, compat }
 }
 
 fn check_memory(raw: &RawMemory, problems: &mut Problems) -> Memory {

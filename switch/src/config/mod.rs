@@ -34,6 +34,8 @@ use usnet_shmring::arena::SlotSize;
 
 /// Where the daemon looks without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/usnetd/usnetd.toml";
+/// Where programs of usnetd 0.1 look for it.
+pub const DEFAULT_COMPAT_SOCKET: &str = "/run/usnetd.socket";
 /// Where the control socket is if nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/usnetd/control.sock";
 
@@ -69,6 +71,8 @@ pub struct Control {
     pub group: Option<u32>,
     /// Where it is recorded what interfaces were like; `None` where nothing was said.
     pub state_dir: Option<PathBuf>,
+    /// The socket for programs of usnetd 0.1, if there is to be one.
+    pub compat: Option<PathBuf>,
 }
 
 /// Slots.

@@ -31,6 +31,9 @@ pub(super) struct RawControl {
     pub(super) group: Option<Account>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state_dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) compat: Option<String>,
+    pub(super) compat_socket: PathBuf,
 }
 
 impl Default for RawControl {
@@ -40,6 +43,8 @@ impl Default for RawControl {
             mode: "0660".to_owned(),
             group: None,
             state_dir: None,
+            compat: None,
+            compat_socket: super::DEFAULT_COMPAT_SOCKET.into(),
         }
     }
 }

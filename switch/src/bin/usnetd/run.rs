@@ -1,8 +1,9 @@
 //! `usnetd run`: the daemon until a signal comes.
 
 use crate::cli::Run;
+use crate::compat::Beside;
 use crate::failure::Failure;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     // Before any thread, so that every thread leaves the signals to this one.
     let signals = Signals::collect(&COLLECTED).map_err(start("to collect signals"))?;
     raise_descriptor_limit();
-    let socket = config.control.socket.clone();
+    let control = config.control.clone();
     let mut prepared = Prepared::new(&config, netmap(args).map_err(start("netmap's double"))?)?;
     let interfaces = ReadyInterface::open_all(&config, &mut prepared)?;
     let daemon = Daemon::start(config, prepared, interfaces)?;
@@ -35,8 +36,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "other processes of this user can look into this one");
     }
-    tracing::info!(socket = %socket.display(), "serving");
-    wait(&daemon, &signals).map_err(start("to wait"))?;
+    tracing::info!(socket = %control.socket.display(), "serving");
+    wait(&daemon, &signals, Beside::start(&control)).map_err(start("to wait"))?;
     Ok(daemon.wait()?)
 }
 
@@ -69,14 +70,18 @@ fn netmap(args: &Run) -> io::Result<Arc<dyn Kernel>> {
 }
 
 /// Waits for the first signal that asks for a stop and then for the daemon, or for the second signal.
-fn wait(daemon: &Daemon, signals: &Signals) -> io::Result<()> {
+fn wait(daemon: &Daemon, signals: &Signals, mut beside: Option<Beside>) -> io::Result<()> {
     let mut stopping = false;
     loop {
-        let mut watched = [
-            PollFd::from_borrowed_fd(daemon.finished(), PollFlags::IN),
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut watched, None) {
+        let soon = beside.as_mut().and_then(Beside::look);
+        let soon = soon.and_then(|soon| Timespec::try_from(soon).ok());
+        let others = beside.as_ref().and_then(Beside::ends);
+        let mut watched: Vec<_> = [daemon.finished(), signals.as_fd()]
+            .into_iter()
+            .chain(others)
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        match poll(&mut watched, soon.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -92,6 +97,7 @@ fn wait(daemon: &Daemon, signals: &Signals) -> io::Result<()> {
                 }
                 libc::SIGTERM | libc::SIGINT => {
                     stopping = true;
+                    beside = None;
                     daemon.request_stop();
                 }
                 other => tracing::warn!(signal = other, "this signal has no effect"),

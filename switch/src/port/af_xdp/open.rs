@@ -60,7 +60,8 @@ impl AfXdp {
 
     /// Binds sockets to all queues of an interface, shares them out among `workers` ports, and puts the
     /// program in front of them; `segment` is the port segment that the workers' pools are parts of. The kernel gets
-    /// slots when a port is first asked for frames. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`, the
+    /// slots when a port is first asked for frames, and until then all frames are the kernel's: a queue whose socket the
+    /// program does not know yet lets pass. Needs `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_BPF`, the
     /// last in the first user namespace.
     ///
     /// # Errors
@@ -89,15 +90,16 @@ impl AfXdp {
                 first = Some(queue.as_fd().try_clone_to_owned()?);
             }
             port.mode.zero_copy = queue.is_zero_copy()?;
-            sockets.set(queue.number(), queue.as_fd())?;
             port.queues.push(queue);
         }
+        let sockets = Arc::new(sockets);
         // Last, since from here on the kernel does not get the frames.
         let (hook, link, claimed) = put_in_front(spec, &sockets, workers)?;
         let link = Arc::new(link);
         for port in &mut ports {
             port.mode = Mode { hook, ..port.mode };
             port.link = Some(Arc::clone(&link));
+            port.unnamed = Some(Arc::clone(&sockets));
             port.claimed.clone_from(&claimed);
             port.watch()?;
         }

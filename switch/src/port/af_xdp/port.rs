@@ -14,7 +14,7 @@
 //! - What the program lets pass comes by a packet socket beside the queues, since the kernel and the
 //!   switch both need it (ARP, neighbour discovery).
 
-use super::bpf::{ClaimMap, Hook, Link};
+use super::bpf::{ClaimMap, Hook, Link, SocketMap};
 use super::open::AfXdpSpec;
 use super::queue::{Kick, Queue, wait_for_release};
 use super::receive::receive_from;
@@ -72,6 +72,8 @@ pub struct AfXdp {
     waiting: Option<(Time, Kick)>,
     last_error_check: Time,
     counters: PortCounters,
+    /// What the program finds sockets in, as long as those of this port's queues are not in it.
+    pub(super) unnamed: Option<Arc<SocketMap>>,
     /// Which ports the program leaves to the switch; one for all workers.
     pub(super) claimed: Option<Arc<ClaimMap>>,
     /// The program's place, taken off the interface before the last worker's queues are closed. Those of a
@@ -100,6 +102,7 @@ impl AfXdp {
             waiting: None,
             last_error_check: Time(0),
             counters: PortCounters::default(),
+            unnamed: None,
             claimed: None,
             link: None,
         }
@@ -162,12 +165,16 @@ impl Port for AfXdp {
         if let Some(first) = self.queues.first_mut() {
             first.reclaim(&mut self.umem, pool)?;
         }
-        let Self { queues, umem, counters, turn, unfinished, .. } = self;
+        let Self { queues, umem, counters, turn, unfinished, unnamed, .. } = self;
         let mut count = 0;
         let total = queues.len().max(1);
         for offset in 0..total {
             let Some(queue) = queues.get_mut((*turn + offset) % total) else { break };
             count += receive_from(queue, umem, counters, pool, into, *unfinished)?;
+        }
+        // Now that they have slots: what a socket has no slot for is lost to the kernel as well.
+        if let Some(sockets) = unnamed.take() {
+            queues.iter().try_for_each(|queue| sockets.set(queue.number(), queue.as_fd()))?;
         }
         *turn = (*turn + 1) % total;
         if let Some(beside) = &mut self.beside {

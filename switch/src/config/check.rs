@@ -281,7 +281,8 @@ fn check_interface(
     check_name(format_args!("{key}.name"), name, problems);
     let has_own_address = *macvtap == Some(MacvtapKind::Bridge);
     let by_device =
-        matches!(port, Backend::AfPacket | Backend::AfXdp | Backend::Macvtap) && !has_own_address;
+        !matches!(port, Backend::Netmap | Backend::Tap | Backend::Wire) && !has_own_address;
+    let is_auto = *port == Backend::Auto;
     let has_kernel = port.has_link();
     if *host == RawHost::default() && (!has_kernel || has_own_address) {
         *host = RawHost::Kernel(HostEndpoint::None);
@@ -302,15 +303,15 @@ fn check_interface(
     }
     let has_socket =
         [Some(*port), behind.as_ref().map(|b| b.port)].contains(&Some(Backend::AfPacket));
-    if !has_socket && *ring != Ring::default() {
+    if !has_socket && !is_auto && *ring != Ring::default() {
         let allowed = "belongs to a packet socket, so only with port \"af_packet\"";
         problems.add(format_args!("{key}.ring"), quoted("v3"), allowed);
     }
-    if *port != Backend::Netmap && !*cut_through {
+    if *port != Backend::Netmap && !is_auto && !*cut_through {
         let allowed = "is of frames in netmap's memory, so only with port \"netmap\"";
         problems.add(format_args!("{key}.cut_through"), "false", allowed);
     }
-    if *port != Backend::AfXdp && *take != Take::default() {
+    if *port != Backend::AfXdp && !is_auto && *take != Take::default() {
         let allowed = "belongs to XDP sockets, so only with port \"af_xdp\"";
         problems.add(format_args!("{key}.take"), quoted("all"), allowed);
     }

@@ -113,12 +113,27 @@ pub enum Backend {
     /// The rings of the card, and its host rings, on an interface that exists; needs the kernel
     /// module netmap.
     Netmap,
+    /// The first of the others that can serve an interface that exists.
+    Auto,
 }
 
 impl Backend {
+    /// As it is written.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::AfPacket => "af_packet",
+            Self::AfXdp => "af_xdp",
+            Self::Macvtap => "macvtap",
+            Self::Tap => "tap",
+            Self::Wire => "wire",
+            Self::Netmap => "netmap",
+            Self::Auto => "auto",
+        }
+    }
+
     /// Whether the interface is one that the kernel has.
     pub(crate) const fn has_link(self) -> bool {
-        matches!(self, Self::AfPacket | Self::AfXdp | Self::Macvtap | Self::Netmap)
+        matches!(self, Self::AfPacket | Self::AfXdp | Self::Macvtap | Self::Netmap | Self::Auto)
     }
 }
 

@@ -15,6 +15,7 @@
 //! - So nothing of the host's configuration moves. The guard and the endpoint go with this process,
 //!   however it ends; receive offloads are put back by [`Kept`].
 
+use super::auto::{self, Choice};
 use super::bump;
 use super::macvtap;
 use super::netmap::Cards;
@@ -94,6 +95,14 @@ pub enum OpenError {
         /// How many workers there are.
         workers: usize,
     },
+    /// Of all back ends none can serve it.
+    #[error("no port can serve interface {name}: {why}")]
+    NoPort {
+        /// The interface.
+        name: String,
+        /// What keeps each of them.
+        why: String,
+    },
     /// It cannot be shared.
     #[error("interface {name} {problem}")]
     Unsuitable {
@@ -130,6 +139,8 @@ pub struct Kept {
     promiscuous: Option<OwnedFd>,
     /// Of the interface behind, of a bump.
     behind: Option<Box<Self>>,
+    /// What serves it, if that was left to be chosen.
+    choice: Option<Choice>,
 }
 
 impl Kept {
@@ -154,6 +165,16 @@ impl Kept {
             self.channels.iter_mut().for_each(KeptChannels::forget);
             self.qdisc.iter_mut().for_each(KeptQdisc::forget);
         }
+    }
+
+    /// Remembers what was chosen to serve it.
+    pub(super) fn choose(&mut self, choice: Choice) {
+        self.choice = Some(choice);
+    }
+
+    /// What serves it, if that was left to be chosen.
+    pub(super) fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
     }
 
     /// Remembers the queueing discipline, which a back end may replace.
@@ -361,6 +382,7 @@ pub fn open(
         return bump::open(interface, behind, workers, cards);
     }
     match interface.port {
+        Backend::Auto => auto::open(interface, workers, cards),
         Backend::AfPacket => open_af_packet(interface, workers),
         Backend::AfXdp => xdp::open(interface, workers, cards.slots()),
         Backend::Macvtap => macvtap::open(interface, workers, slot_size(cards)),

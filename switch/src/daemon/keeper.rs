@@ -16,6 +16,7 @@
 //! - The log has a line for each change, none for each attempt.
 
 use super::Changes;
+use super::auto::Choice;
 use super::event::{EventSink, EventSource, event_channel};
 use super::gateway;
 use super::interface::{self, Opened, Wires};
@@ -78,6 +79,8 @@ pub enum Notice {
         mtu: u16,
         /// The kernel's routers there, if it has any.
         gateways: Vec<IpAddr>,
+        /// What serves it now, if that was left to be chosen.
+        choice: Option<Choice>,
     },
 }
 
@@ -402,11 +405,12 @@ fn bring_back(
         // The daemon is about to stop.
         _ => return *due = None,
     }
+    let choice = changed.kept.choice().cloned();
     *changes = Some(changed);
     let gone_ms = since.elapsed().as_millis();
     tracing::info!(interface = configured.name, gone_ms, "open again");
     let gateways = gateway::of(configured);
-    notices.send(Notice::Reopened { interface: *id, mac, mtu, gateways });
+    notices.send(Notice::Reopened { interface: *id, mac, mtu, gateways, choice });
     place.stage = Stage::Open { since: now };
     place.due = Some(now + SOON);
     place.look_at_all();
@@ -426,7 +430,7 @@ fn open_again(
 }
 
 /// An error and what caused it, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

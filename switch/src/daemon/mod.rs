@@ -7,6 +7,7 @@
 //!   keeper thread   opens again what has failed -----+ ports
 //! ```
 
+mod auto;
 mod bump;
 mod event;
 mod gateway;
@@ -20,6 +21,7 @@ mod worker;
 mod workers;
 mod xdp;
 
+pub use auto::{Choice, PassedOver};
 pub use event::{EventSink, EventSource, event_channel};
 pub use keeper::{KeeperLink, Notice, Order};
 use record::Record;
@@ -99,7 +101,9 @@ impl Prepared {
     /// # Errors
     /// [`DaemonError::Server`]: no memory.
     pub fn new(config: &Config, netmap: Arc<dyn Kernel>) -> Result<Self, DaemonError> {
-        let (memory, pools, cards) = Cards::prepare(config, netmap).map_err(ServerError::from)?;
+        let prepared = auto::prepared_for(config, netmap.as_ref());
+        let (memory, pools, cards) =
+            Cards::prepare(&prepared, netmap).map_err(ServerError::from)?;
         let records = Records::at(config.control.state_dir.clone());
         Ok(Self { memory, pools, cards, records })
     }
@@ -255,9 +259,12 @@ impl Daemon {
                     switch.set_flow_ports(id, ports.clone()).map_err(refused)?;
                 }
             }
+            let choice = changes.kept.choice().cloned();
             let changes = Some(changes);
             kept.push(Kept { id, configured, networks: networks.clone(), changes });
-            shared.push(SharedInterface { id, name, mac, mtu, networks, gateways, unfinished });
+            let interface =
+                SharedInterface { id, name, mac, mtu, networks, gateways, unfinished, choice };
+            shared.push(interface);
         }
         let settings = &config.worker;
         let idle = |number: usize| IdlePolicy {

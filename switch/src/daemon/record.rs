@@ -18,7 +18,7 @@ use crate::classify::Mac;
 use crate::config::{Backend, Interface};
 use crate::net::namespace::Namespace;
 use crate::net::offload::{Offload, Offloads};
-use crate::net::{Link, NetError, Netlink};
+use crate::net::{Channels, Link, NetError, Netlink};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -86,6 +86,8 @@ struct Entry {
     offloads: Vec<Offload>,
     /// The queueing discipline, where the back end may replace it.
     qdisc: Option<String>,
+    /// Queues that receive, that send, and that do both, where the back end may ask for others.
+    channels: Option<[u32; 3]>,
     /// The name of a veth that usnetd may make for the host, if there was no such interface.
     endpoint: Option<String>,
 }
@@ -98,7 +100,7 @@ fn boot() -> String {
 impl Entry {
     fn of(link: &Link, port: Backend, netlink: &mut Netlink) -> Result<Self, NetError> {
         let switched_off: &[Offload] = match port {
-            Backend::Netmap => &Offload::ALL,
+            Backend::Netmap | Backend::Auto => &Offload::ALL,
             _ => &[Offload::GenericReceive, Offload::LargeReceive, Offload::ReceiveVlan],
         };
         let offloads = Offloads::of(&link.name)?;
@@ -113,7 +115,11 @@ impl Entry {
             index: link.index,
             mac: link.mac.0,
             offloads: switched_off.iter().filter(is_on).copied().collect(),
-            qdisc: link.qdisc.clone().filter(|_| port == Backend::Netmap),
+            qdisc: link.qdisc.clone().filter(|_| matches!(port, Backend::Netmap | Backend::Auto)),
+            channels: Channels::of(&link.name)
+                .ok()
+                .filter(|_| matches!(port, Backend::AfXdp | Backend::Auto))
+                .map(|c| [c.receive, c.transmit, c.combined]),
             endpoint: netlink.link(&endpoint).is_err().then_some(endpoint),
         })
     }
@@ -144,6 +150,13 @@ impl Entry {
         for offload in self.offloads.iter().rev() {
             if offloads.get(*offload)? == Some(false) {
                 offloads.set(*offload, true)?;
+                changes += 1;
+            }
+        }
+        if let Some([receive, transmit, combined]) = self.channels {
+            let before = Channels { receive, transmit, combined };
+            if Channels::of(&self.name)? != before {
+                before.set(&self.name)?;
                 changes += 1;
             }
         }

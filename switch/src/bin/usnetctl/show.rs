@@ -119,6 +119,19 @@ pub(crate) fn status(answer: &Value) -> String {
             ));
         }
     }
+    for interface in list(&answer["interfaces"]) {
+        let chosen = &interface["chosen"];
+        if let Some(port) = chosen["port"].as_str() {
+            text.push_str(&format!("\n{} is served by {port}\n", cell(&interface["ifname"])));
+            for passed in list(&chosen["passed_over"]) {
+                text.push_str(&format!(
+                    "  not by {}: {}\n",
+                    cell(&passed["port"]),
+                    cell(&passed["why"])
+                ));
+            }
+        }
+    }
     text.push_str(&exchanges(answer));
     text
 }

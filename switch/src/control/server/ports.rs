@@ -67,7 +67,7 @@ impl Server {
                         supply.gone.get_or_insert((Instant::now(), Some(why)));
                     }
                 }
-                Notice::Reopened { interface, mac, mtu, gateways } => {
+                Notice::Reopened { interface, mac, mtu, gateways, choice } => {
                     let index = usize::from(interface.0);
                     if let Some(supply) = self.supply.get_mut(index) {
                         supply.gone = None;
@@ -75,7 +75,7 @@ impl Server {
                     }
                     let Some(shared) = self.interfaces.get_mut(index) else { continue };
                     let has_moved = shared.mac != mac;
-                    (shared.mac, shared.mtu) = (mac, mtu);
+                    (shared.mac, shared.mtu, shared.choice) = (mac, mtu, choice);
                     if !gateways.is_empty() {
                         shared.gateways = gateways;
                     }

@@ -5,6 +5,7 @@ use super::ports::{self, SupplyReport};
 use crate::config::{Backend, HostEndpoint, Sharing, protocol_name};
 use crate::control::registry::{Holder, Rule};
 use crate::control::session::State;
+use crate::daemon::Choice;
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -35,6 +36,8 @@ struct InterfaceStatus<'a> {
     ifname: &'a str,
     mtu: u16,
     port: Option<Backend>,
+    /// If the port was to be chosen: which was, and why none that is better.
+    chosen: Option<&'a Choice>,
     host_endpoint: Option<HostEndpoint>,
     /// The interface that the other side of a bump has.
     behind: Option<&'a str>,
@@ -53,7 +56,8 @@ pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'
         InterfaceStatus {
             ifname: &interface.name,
             mtu: interface.mtu,
-            port: configured.map(|c| c.port),
+            port: interface.choice.as_ref().map(|c| c.port).or(configured.map(|c| c.port)),
+            chosen: interface.choice.as_ref(),
             host_endpoint: configured.map(|c| c.host),
             behind: configured.and_then(|c| Some(c.behind.as_ref()?.interface.as_str())),
             addresses: interface.networks.iter().map(ToString::to_string).collect(),

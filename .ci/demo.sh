@@ -25,7 +25,7 @@ install -m 0755 "${CARGO_TARGET_DIR:-target}/release/usnetd" "$place/usnetd-doub
 if [ "$(id -u)" -eq 0 ]; then
     check netmap timeout 120 "$place/usnetd-double" demo --netmap-double --json
     check root timeout 120 "$place/usnetd" demo --json
-    check af_xdp timeout 120 "$place/usnetd" demo --af-xdp --json
+    check af_packet timeout 120 "$place/usnetd" demo --af-packet --json
     check nobody setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --no-new-privs \
         env -i PATH="$PATH" HOME=/nonexistent timeout 120 "$place/usnetd" demo --json
 else

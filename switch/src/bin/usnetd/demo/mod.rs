@@ -39,9 +39,12 @@ pub(crate) struct DemoArgs {
     /// Use a wire in memory, without namespaces and without the kernel's stack.
     #[arg(long)]
     wire: bool,
-    /// Share the interface over XDP sockets; needs root.
+    /// Share the interface over XDP sockets, or not at all; needs root.
     #[arg(long, conflicts_with = "wire")]
     af_xdp: bool,
+    /// Share the interface over packet sockets, though XDP sockets can be had.
+    #[arg(long, conflicts_with_all = ["wire", "af_xdp", "netmap"])]
+    af_packet: bool,
     /// Share the interface over netmap; needs the kernel module, and root.
     #[arg(long, conflicts_with_all = ["wire", "af_xdp"])]
     netmap: bool,
@@ -61,6 +64,8 @@ impl DemoArgs {
             (true, ..) => Carrier::Wire,
             (_, true, _) => Carrier::Netmap,
             (.., true) => Carrier::Xdp,
+            // XDP programs are root's.
+            _ if rustix::process::geteuid().is_root() && !self.af_packet => Carrier::Best,
             _ => Carrier::Veth,
         }
     }
@@ -124,6 +129,7 @@ pub(crate) fn run(args: &DemoArgs) -> ExitCode {
         report.add("the demo runs to its end", false, None, "", &error.to_string());
     }
     let directory = topology.directory().to_owned();
+    topology.backend().clone_into(&mut report.backend);
     drop(topology);
     report.add("nothing is left behind", !directory.exists(), None, "", "");
     report.progress(&format!("done after {:.1} s", started.elapsed().as_secs_f64()));

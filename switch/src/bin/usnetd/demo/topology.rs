@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use usnet_shmring::control::QueryKind;
 use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::Offloads;
 use usnet_switch::net::sysctl::{Changed, Setting};
@@ -42,6 +43,8 @@ pub(super) const CABLE_NAME: &str = "cb0";
 /// What carries the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carrier {
+    /// A veth, and the best that shares it with the kernel by a device of its own.
+    Best,
     /// A veth, and packet sockets.
     Veth,
     /// A veth, and XDP sockets.
@@ -68,6 +71,8 @@ pub(super) enum Outside {
 pub(super) struct Topology {
     pub(super) outside: Outside,
     carrier: Carrier,
+    /// What usnetd says it serves the interface by.
+    served_by: Option<String>,
     directory: PathBuf,
     program: PathBuf,
     children: Vec<(String, Child)>,
@@ -86,7 +91,9 @@ fn join_namespaces(carrier: Carrier) -> Result<Namespace, NetError> {
         use std::os::fd::AsFd;
         let near = match carrier {
             Carrier::NetmapDouble => CABLE_NAME,
-            Carrier::Veth | Carrier::Xdp | Carrier::Netmap | Carrier::Wire => INSIDE_NAME,
+            Carrier::Best | Carrier::Veth | Carrier::Xdp | Carrier::Netmap | Carrier::Wire => {
+                INSIDE_NAME
+            }
         };
         netlink.add_veth(near, OUTSIDE_NAME, Some(outside.as_fd()))?;
     }
@@ -125,14 +132,21 @@ impl Topology {
         let directory = std::env::temp_dir().join(format!("usnet-demo-{}", std::process::id()));
         fs::create_dir(&directory)?;
         let program = std::env::current_exe()?;
-        let topology = Self { outside, carrier, directory, program, children: Vec::new() };
+        let topology =
+            Self { outside, carrier, served_by: None, directory, program, children: Vec::new() };
         fs::write(topology.config(), topology.config_text())?;
         Ok((topology, why))
     }
 
-    /// What carries the frames.
-    pub(super) fn backend(&self) -> &'static str {
+    /// What carries the frames, as far as is known.
+    pub(super) fn backend(&self) -> &str {
+        self.served_by.as_deref().unwrap_or(self.port())
+    }
+
+    /// What the configuration says of that.
+    fn port(&self) -> &'static str {
         match (&self.outside, self.carrier) {
+            (Outside::Kernel(_), Carrier::Best) => "auto",
             (Outside::Kernel(_), Carrier::Netmap | Carrier::NetmapDouble) => "netmap",
             (Outside::Kernel(_), Carrier::Xdp) => "af_xdp",
             (Outside::Kernel(_), _) => "af_packet",
@@ -167,8 +181,17 @@ impl Topology {
         );
         let interfaces = match self.outside {
             Outside::Kernel(_) => {
-                let port = self.backend();
-                format!("[[interface]]\nname = \"{INSIDE_NAME}\"\nport = \"{port}\"\n")
+                let port = self.port();
+                // With a device for the host netmap is passed over: its driver for veth leaves out who is at the
+                // other end.
+                let host = match (self.carrier, Path::new("/dev/net/tun").exists()) {
+                    (Carrier::Best, true) => "tap",
+                    (Carrier::Best, false) => "veth",
+                    _ => "auto",
+                };
+                format!(
+                    "[[interface]]\nname = \"{INSIDE_NAME}\"\nport = \"{port}\"\nhost = \"{host}\"\n"
+                )
             }
             Outside::Client => {
                 let end = |name, address| {
@@ -195,15 +218,19 @@ impl Topology {
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.spawn("usnetd", command)?;
         let end = Instant::now() + Duration::from_secs(10);
-        while super::status::query(&self.socket(), usnet_shmring::control::QueryKind::Status)
-            .is_err()
-        {
+        let socket = self.socket();
+        let query = || super::status::query(&socket, QueryKind::Status).ok();
+        let mut status = query();
+        while status.is_none() {
             if Instant::now() > end || self.has_ended("usnetd") {
                 let log = fs::read_to_string(self.log()).unwrap_or_default();
                 return Err(io::Error::other(format!("usnetd did not start:\n{}", log.trim_end())));
             }
             std::thread::sleep(Duration::from_millis(10));
+            status = query();
         }
+        let port = status.and_then(|s| Some(s["interfaces"][0]["port"].as_str()?.to_owned()));
+        self.served_by = port;
         Ok(())
     }
 

@@ -9,6 +9,8 @@
 //!      AtRest(session) --------------> Taken ------> Lent(another) -----------+
 //!        ^                              |                                     |
 //!        +-------------- complete ------+-------------------------------------+
+//!                          join                  free, release_tail
+//!      Daemon, Taken ---------------> Joined, Taken ----------------> Free or Daemon, AtRest
 //! ```
 //!
 //! - Every slot is in one state; sum over states = slots, always ([`Audit`]).
@@ -45,6 +47,8 @@ pub enum Owner {
     Free,
     /// A daemon-written slot, held as a token by the daemon.
     Daemon,
+    /// The same, with the beginning of a frame whose rest lies in a slot that is `Taken`.
+    Joined,
     /// A client-written slot, held as a token by the daemon or lent on to another session.
     Taken,
     /// Lent to a session, which returns it on its fill ring.
@@ -69,6 +73,7 @@ impl Code {
             Owner::Free => Self(1),
             Owner::Daemon => Self(2),
             Owner::Taken => Self(3),
+            Owner::Joined => Self(4),
             Owner::Lent(session) => Self(Self::LENT | Self::number(session)),
             Owner::AtRest(session) => Self(Self::AT_REST | Self::number(session)),
         }
@@ -85,6 +90,7 @@ impl Code {
             1 => Owner::Free,
             2 => Owner::Daemon,
             3 => Owner::Taken,
+            4 => Owner::Joined,
             lent @ Self::LENT.. => Owner::Lent(SessionId(lent & Self::NUMBER)),
             rest @ Self::AT_REST.. => Owner::AtRest(SessionId(rest & Self::NUMBER)),
             _ => Owner::Unmapped,
@@ -213,7 +219,7 @@ impl Ledger {
             match entry.owner.owner() {
                 Owner::Unmapped => {}
                 Owner::Free => audit.free += 1,
-                Owner::Daemon => audit.daemon += 1,
+                Owner::Daemon | Owner::Joined => audit.daemon += 1,
                 Owner::Taken => audit.taken += 1,
                 Owner::Lent(_) | Owner::AtRest(_) => audit.lent += 1,
             }

@@ -12,18 +12,25 @@
 //! - Bytes that a client may write are only ever copied out; there is no reference to them.
 //! - What a client returns is checked against the ledger; anything else than what it holds is a
 //!   [`Fault`].
+//! - A frame may go on in a client's slot ([`Pool::join`]). Nobody sees bytes of such a one but who asks for
+//!   its parts.
 
 #![expect(unsafe_code, reason = "turns slots that the ledger grants into byte slices")]
+
+mod tail;
+
+pub use tail::Tail;
 
 use crate::arena::{Arena, Segment, SlotRange};
 use crate::copy::copy_racy;
 use crate::descriptor::{Fault, MAX_OFFSET, RawDescriptor, RingName};
-use crate::ledger::{Audit, Ledger, Owner, SessionId};
+use crate::ledger::{Audit, IllegalEdge, Ledger, Owner, SessionId};
 use crate::offload::Offload;
 use crate::prefetch;
 use crate::region::Writer;
 use core::slice;
 use std::sync::Arc;
+use tail::Tails;
 use thiserror::Error;
 
 /// How many slots before it is taken a slot's first line is fetched: its last reader was another
@@ -100,6 +107,12 @@ impl ClientFrame {
     #[must_use]
     pub fn len(&self) -> usize {
         self.length.into()
+    }
+
+    /// The slot.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.slot
     }
 
     /// Whether the frame has no bytes; [`Pool::accept`] lets none such pass.
@@ -198,6 +211,7 @@ pub struct Pool {
     /// Ranges of homes that closed, for whoever made them.
     closed: Vec<SlotRange>,
     port: HomeId,
+    tails: Tails,
 }
 
 impl Pool {
@@ -209,7 +223,8 @@ impl Pool {
         let arena = Arc::clone(port.segment().arena());
         let ledger = Ledger::new(arena.slots());
         let homes = Vec::with_capacity(64);
-        let mut pool = Self { arena, ledger, homes, closed: Vec::new(), port: HomeId(0) };
+        let (closed, tails) = (Vec::new(), Tails::default());
+        let mut pool = Self { arena, ledger, homes, closed, port: HomeId(0), tails };
         pool.port = pool.add_home(HomeKind::Port, port)?;
         Ok(pool)
     }
@@ -318,8 +333,10 @@ impl Pool {
         claimed
     }
 
-    /// Takes a frame's slot out of the pool. `None` if it is not one of the port home's.
+    /// Takes a frame's slot out of the pool; a tail of it is [released](Self::release_tail). `None` if it is
+    /// not one of the port home's.
     pub fn give_up(&mut self, frame: Frame) -> Option<Loose> {
+        self.release_tail(&frame);
         let slot = frame.slot;
         if !self.ledger.is(slot, Owner::Daemon) || self.ledger.home(slot) != self.port.0 {
             return None;
@@ -354,11 +371,14 @@ impl Pool {
         Ok(Frame { slot, offset: 0, length: 0, offload: Offload::NONE })
     }
 
-    /// Puts a frame's slot back on its home's free list.
+    /// Puts a frame's slot back on its home's free list, and has a tail's on its way to its session
+    /// ([`take_released`](Self::take_released)).
     #[inline]
     pub fn free(&mut self, frame: Frame) {
-        if let Ok(home) = self.ledger.change(frame.slot, Owner::Daemon, Owner::Free) {
-            self.put_free(frame.slot, home);
+        match self.ledger.change(frame.slot, Owner::Daemon, Owner::Free) {
+            Ok(home) => self.put_free(frame.slot, home),
+            Err(IllegalEdge(Owner::Joined)) => self.free_joined(frame),
+            Err(_) => {}
         }
     }
 
@@ -637,18 +657,31 @@ impl Pool {
     /// this pool.
     #[inline]
     pub fn copy_vetted(&mut self, head: &[u8], from: &ClientFrame, into: &mut Frame) -> bool {
-        if !self.taken(from) || !self.set_window(into, 0, from.length) {
+        self.copy_first(head, from, into, from.length)
+    }
+
+    /// The same with the first `length` bytes alone; false also if it is not so long.
+    #[inline]
+    fn copy_first(
+        &mut self,
+        head: &[u8],
+        from: &ClientFrame,
+        into: &mut Frame,
+        length: u16,
+    ) -> bool {
+        if !self.taken(from) || length > from.length || !self.set_window(into, 0, length) {
             return false;
         }
         let source = self.arena.address(from.slot, from.offset);
         let target = self.bytes_mut(into);
-        if target.len() != from.len() {
+        if target.len() != usize::from(length) {
             return false;
         }
         let Some((first, rest)) = target.split_at_mut_checked(head.len()) else { return false };
         first.copy_from_slice(head);
-        // SAFETY: `into` has `from.length` bytes, so `head.len() + rest.len()` is that length, which
-        // `taken` checked to lie in the slot; the slot is mapped, since the ledger says `Taken`.
+        // SAFETY: `into` has `length` bytes, so `head.len() + rest.len()` is that, at most
+        // `from.length`, which `taken` checked to lie in the slot; the slot is mapped, since the ledger
+        // says `Taken`.
         unsafe { copy_racy(source.wrapping_add(head.len()), rest) };
         true
     }

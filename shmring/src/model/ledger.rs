@@ -7,12 +7,14 @@ use super::world::Backing;
 use crate::arena::SlotRange;
 use crate::descriptor::{Fault, MAX_SLOTS, RawDescriptor, RingName};
 use crate::ledger::{Audit, SessionId};
-use crate::pool::{ClientFrame, Ended, Frame, HomeId, HomeKind, Pool, Returned};
+use crate::pool::{ClientFrame, Ended, Frame, HomeId, HomeKind, Pool, Returned, Tail};
 use crate::region::Writer;
 use std::collections::{BTreeSet, HashMap};
 
 /// Slots of each home.
 const HOME: u32 = 4;
+/// Bytes of a head.
+const HEAD: u16 = 20;
 /// Sessions that come and go.
 const SESSIONS: u8 = 4;
 /// Slots that have a home at most: ports, and two homes a session.
@@ -39,6 +41,8 @@ pub enum Op {
     Complete(u8),
     /// Pass client token `.0` on to session `.1`.
     Pass(u8, u8),
+    /// Make a head for client token `.0`, which becomes its tail.
+    Join(u8),
     /// End session `.0`.
     End(u8),
 }
@@ -57,7 +61,8 @@ impl Op {
             7..=9 => Self::TakeBack(session, which),
             10 | 11 => Self::Accept(session, which),
             12 => Self::Complete(which),
-            13 | 14 => Self::Pass(which, session),
+            13 => Self::Pass(which, session),
+            14 => Self::Join(which),
             _ if which < 64 => Self::End(session),
             _ => Self::Attach(session),
         }
@@ -94,6 +99,10 @@ pub struct Model {
     sessions: [Session; SESSIONS as usize],
     frames: Vec<Frame>,
     client_frames: Vec<(ClientFrame, u32)>,
+    /// By slot of the head: the client's slot in which its frame goes on.
+    tails: HashMap<u32, u32>,
+    /// Slots that must come out as released.
+    released: Vec<(SessionId, RawDescriptor)>,
     spare: Vec<SlotRange>,
     /// First slots of ranges that are in the pool.
     entered: BTreeSet<u32>,
@@ -128,12 +137,16 @@ impl Model {
         }
         names.extend([daemon.first(), client.first(), arena.slots() - 1]);
         names.extend([arena.slots(), MAX_SLOTS - 1]);
+        let mut pool = Pool::new(port).expect("a daemon-written range");
+        pool.allow_tails();
         Self {
-            pool: Pool::new(port).expect("a daemon-written range"),
+            pool,
             slots,
             sessions: [Session::default(); SESSIONS as usize],
             frames: Vec::new(),
             client_frames: Vec::new(),
+            tails: HashMap::new(),
+            released: Vec::new(),
             spare,
             entered: BTreeSet::new(),
             closed: BTreeSet::new(),
@@ -171,6 +184,7 @@ impl Model {
             Op::Free(which) => {
                 if let Some(frame) = pick(&mut self.frames, which) {
                     self.slot(frame.slot()).at = Where::Free;
+                    self.tail_goes_home(frame.slot());
                     self.pool.free(frame);
                 }
             }
@@ -179,6 +193,7 @@ impl Model {
             Op::Accept(session, which) => self.accept(session, which),
             Op::Complete(which) => self.complete(which),
             Op::Pass(which, to) => self.pass(which, to),
+            Op::Join(which) => self.join(which),
             Op::End(session) => self.end(session),
         }
         self.compare();
@@ -227,10 +242,52 @@ impl Model {
         }
         if let Some(frame) = pick(&mut self.frames, which) {
             let slot = frame.slot();
+            let has_tail = self.tail_goes_home(slot);
+            assert_eq!(self.pool.is_joined(&frame), has_tail);
+            if has_tail {
+                assert!(self.pool.bytes(&frame).is_empty(), "shown to whoever knows of no tails");
+            }
+            assert_eq!(self.pool.release_tail(&frame), has_tail);
             self.slot(slot).at = Where::Lent(id, false);
             let raw = self.pool.lend(frame, id).expect("a frame of this pool");
-            assert_eq!(raw, RawDescriptor::new(slot, 0, 0));
+            let length = if has_tail { HEAD } else { 0 };
+            assert_eq!(raw, RawDescriptor::new(slot, 0, length));
         }
+    }
+
+    fn join(&mut self, which: u8) {
+        let Some((frame, of_client)) = pick(&mut self.client_frames, which) else { return };
+        let is_free = |s: &&Slot| s.kind == HomeKind::Port && s.at == Where::Free;
+        match self.pool.join(&[7; 3], frame, HEAD) {
+            Ok(head) => {
+                let slot = self.slot(head.slot());
+                assert_eq!(
+                    *slot,
+                    Slot { kind: HomeKind::Port, at: Where::Free },
+                    "handed out twice"
+                );
+                slot.at = Where::Daemon;
+                let tail = Tail { slot: of_client, offset: 1 + HEAD, length: 60 - HEAD };
+                assert_eq!(self.pool.tail(&head), Some(tail));
+                assert_eq!(self.tails.insert(head.slot(), of_client), None, "two tails");
+                self.frames.push(head);
+            }
+            Err(frame) => {
+                assert_eq!(self.slots.values().filter(is_free).count(), 0, "refused for no reason");
+                self.client_frames.push((frame, of_client));
+            }
+        }
+    }
+
+    /// What the map says of a head's tail when the two are parted. Whether there is one.
+    fn tail_goes_home(&mut self, head: u32) -> bool {
+        let Some(slot) = self.tails.remove(&head) else { return false };
+        let HomeKind::Transmit(of) = self.slot(slot).kind else { unreachable!("accepted") };
+        self.slot(slot).at = Where::Lent(of, true);
+        if self.session_is_live(of) {
+            self.released.push((of, RawDescriptor::new(slot, 0, 0)));
+        }
+        true
     }
 
     fn take_back(&mut self, session: u8, which: u8) {
@@ -368,6 +425,12 @@ impl Model {
             self.spare.push(range);
         }
         assert!(self.closed.is_empty(), "homes did not close: {:?}", self.closed);
+        assert_eq!(self.pool.has_released(), !self.released.is_empty());
+        while let Some(back) = self.pool.take_released() {
+            let at = self.released.iter().position(|expected| *expected == back);
+            self.released.swap_remove(at.expect("released once, to its session"));
+        }
+        assert!(self.released.is_empty(), "not released: {:?}", self.released);
 
         let mut expected = Audit::default();
         for slot in self.slots.values() {

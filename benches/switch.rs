@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "criterion's macros")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 use usnet_bench::client::{Generator as Sender, Sink};
 use usnet_bench::rig::{self, Rig, Sharing, Slots, check_conserved, rig, rig_over};
@@ -13,8 +14,8 @@ use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
 use usnet_shmring::pool::Pool;
 use usnet_shmring::region::Writer;
 use usnet_switch::classify::Mac;
-use usnet_switch::port::netmap::double::{Double, Generator, NicSpec};
-use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec, PortName};
+use usnet_switch::port::netmap::double::{Double, Generator, Medium, NicSpec};
+use usnet_switch::port::netmap::{Bank, Netmap, NetmapSpec, PortName, Wish};
 use usnet_switch::port::wire::{Wire, WireSpec};
 use usnet_switch::port::{Burst, Port};
 use usnet_switch::switch::{Behind, InterfaceSpec, Switch};
@@ -125,6 +126,39 @@ fn forward(c: &mut Criterion) {
     group.finish();
 }
 
+/// From a client to a card of netmap's double, whose wire copies each frame once whatever it lies in: its rest
+/// in the client's slot, or all in a slot of the daemon.
+fn transmit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("switch/transmit");
+    group.throughput(Throughput::Elements(64));
+    for (size, splits) in
+        [64, 512, 1000, 1500].into_iter().flat_map(|size| [(size, true), (size, false)])
+    {
+        let over_netmap = rig_over(Sharing::Shared, |slots| to_double(slots, splits));
+        let Rig { mut switch, handouts: [sender, _] } = over_netmap.expect("memory");
+        let frame = frames::udp(
+            (rig::MAC, [2, 0, 0, 0, 0, 9]),
+            (rig::ADDRESS, [10, 0, 0, 9]),
+            (rig::PORTS[0], 9),
+            size,
+        );
+        let mut sender = Sender::new(sender.map().expect("a mapping"), frame);
+        let name = if splits { "netmap_split/size" } else { "netmap_copied/size" };
+        group.bench_function(BenchmarkId::new(name, size), |b| {
+            b.iter(|| {
+                sender.turn().expect("no fault");
+                switch.step(Time(1));
+            });
+        });
+        let snapshot = switch.snapshot();
+        check_conserved(&snapshot).expect("conserved");
+        let split = snapshot.interfaces.first().map_or(0, |i| i.wire.counters.split);
+        assert_eq!(split > 0, splits && size >= 512);
+        assert_eq!(snapshot.totals.dropped.total(), 0, "all left");
+    }
+    group.finish();
+}
+
 /// A bump between a card that receives `frame` for ever and one that receives nothing.
 fn bump(frame: &[u8]) -> Switch {
     let double = Double::new().expect("a double");
@@ -149,6 +183,40 @@ fn bump(frame: &[u8]) -> Switch {
     };
     switch.add_interface(interface).expect("an interface");
     switch
+}
+
+/// A card of netmap's double that sends everything at once.
+fn to_double(slots: Slots<'_>, splits: bool) -> Result<Box<dyn Port>, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let double = Double::new().map_err(text)?;
+    double.add_nic(NicSpec::new("eth0", Box::new(Void))).map_err(text)?;
+    let groups = [slots.group];
+    let pools = core::slice::from_mut(slots.pool);
+    let bank = Bank::with_groups(&double, &slots.objects, &groups, &slots.port, pools, 4 * 256)
+        .map_err(text)?;
+    let spec = NetmapSpec { name: PortName::nic("eth0"), mac: Mac(rig::MAC), mtu: 1500 };
+    let wish = if splits { Wish::Split } else { Wish::Copy("to compare") };
+    let port = Netmap::open_wishing(&double, &spec, Some(&bank), wish).map_err(text)?;
+    assert_eq!(port.splits(), splits);
+    Ok(Box::new(port))
+}
+
+/// A wire on which everything goes and nothing comes.
+#[derive(Debug)]
+struct Void;
+
+impl Medium for Void {
+    fn receive(&mut self, _: &mut [u8]) -> Option<usize> {
+        None
+    }
+
+    fn send(&mut self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A card of netmap's double that receives `frame` for ever.
@@ -217,5 +285,5 @@ fn limit(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, path, receive, forward, limit);
+criterion_group!(benches, path, receive, forward, transmit, limit);
 criterion_main!(benches);

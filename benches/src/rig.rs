@@ -167,8 +167,10 @@ pub(crate) fn nowhere() -> Box<dyn Port> {
 pub struct Slots<'a> {
     /// All slots.
     pub pool: &'a mut Pool,
-    /// 1,024 slots before those of the ports, which nobody else uses.
+    /// 1,024 slots before those of the clients, which nobody else uses.
     pub objects: SlotRange,
+    /// The segment of the clients' transmit slots in mode `shared`, before that of the ports.
+    pub group: Arc<Segment>,
     /// The segment of the ports' slots.
     pub port: Arc<Segment>,
 }
@@ -188,11 +190,13 @@ pub fn rig_over(
         Ok::<_, String>((SlotRange::whole(segment), fd))
     };
     let (objects, _) = add("objects", Writer::Daemon, 1024)?;
+    let (mut group, group_fd) = add("group", Writer::Client, 2 * SLOTS)?;
     let (port, port_fd) = add("port", Writer::Daemon, 4096)?;
     let port_info = info(SegmentAccess::Receive, 4, &port);
     let segment = Arc::clone(port.segment());
     let mut pool = Pool::new(port).map_err(say("make a pool"))?;
-    let wire = make(Slots { pool: &mut pool, objects, port: segment })?;
+    let of_group = Arc::clone(group.segment());
+    let wire = make(Slots { pool: &mut pool, objects, group: of_group, port: segment })?;
     let mut switch = Switch::new(pool, 1);
     let interface = switch
         .add_interface(InterfaceSpec {
@@ -207,7 +211,6 @@ pub fn rig_over(
         })
         .map_err(say("add an interface"))?;
 
-    let (mut group, group_fd) = add("group", Writer::Client, 2 * SLOTS)?;
     let group_info = info(SegmentAccess::Group, 5, &group);
     let mut attach = |number: u16| {
         let id = SessionId(number);

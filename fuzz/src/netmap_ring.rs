@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   byte 0    bit 0: the region is the daemon's own memory, so that buffers are swapped
+//!             bit 1: with the slots of a client, from which the rest of long frames is sent
 //!   then      operations of four bytes: what, and a place and a value for it
 //! ```
 //!
@@ -16,12 +17,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use usnet_shmring::arena::{Arena, SEGMENT_SLOTS, SlotRange, SlotSize};
-use usnet_shmring::pool::Pool;
+use usnet_shmring::descriptor::RawDescriptor;
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::pool::{Frame, HomeKind, Pool};
 use usnet_shmring::region::Writer;
 use usnet_switch::classify::Mac;
-use usnet_switch::port::netmap::abi::PoolsInfo;
+use usnet_switch::port::netmap::abi::{COMMON_REGION, PoolsInfo};
 use usnet_switch::port::netmap::{
-    Bank, Control, Device, Direction, Kernel, Netmap, NetmapSpec, PortName,
+    Bank, Control, Device, Direction, Kernel, Netmap, NetmapSpec, PortName, Wish,
 };
 use usnet_switch::port::{Burst, Port};
 use usnet_switch::time::Time;
@@ -39,8 +42,12 @@ const BUFFERS: u64 = 16_384;
 const BUFFER_SIZE: u32 = 2048;
 /// Buffers of a region that is not the daemon's.
 const TOTAL: u32 = 64;
-/// Buffers that the holder gets: these and no others are on its list.
+/// First of the buffers in the rings, behind those that lie before the ports' slots.
+const HELD: u32 = 16;
+/// Buffers that the holder gets: these and no others are on its list, and those of a client.
 const EXTRA: core::ops::Range<u32> = 100..160;
+/// Slots of the client's segment.
+const CLIENT: u32 = SEGMENT_SLOTS;
 
 /// The kernel's side: tables as they should be, and whatever the program then writes.
 #[derive(Debug)]
@@ -57,6 +64,8 @@ struct State {
     own: Option<(u64, u64)>,
     pools: PoolsInfo,
     heads: [u32; 2],
+    /// Buffers before those of the ports.
+    before: u32,
     /// Distances by which the tails move with the next syncs.
     moves: [u32; 2],
 }
@@ -99,9 +108,12 @@ impl Chaos {
     fn tables(&self) -> io::Result<()> {
         let own = self.state().own;
         let buffers = own.map_or(BUFFERS, |(_, buffers)| buffers);
+        let before = self.state().before;
         self.word(PORT + 24, 1)?;
         self.word(PORT + 28, 1)?;
-        for (place, ring, first, tail) in [(0, TRANSMIT, 2, RING - 1), (1, RECEIVE, 2 + RING, 0)] {
+        for (place, ring, first, tail) in
+            [(0, TRANSMIT, HELD, RING - 1), (1, RECEIVE, HELD + RING, 0)]
+        {
             self.write(PORT + 56 + 8 * place, &(ring - PORT).to_ne_bytes())?;
             self.write(ring, &(buffers - ring).to_ne_bytes())?;
             self.word(ring + 8, RING)?;
@@ -111,7 +123,7 @@ impl Chaos {
             }
             self.word(ring + 28, tail)?;
             for slot in 0..RING {
-                self.word(ring + 256 + 16 * u64::from(slot), first + slot)?;
+                self.word(ring + 256 + 16 * u64::from(slot), before + first + slot)?;
                 self.word(ring + 260 + 16 * u64::from(slot), 60)?;
             }
         }
@@ -132,7 +144,7 @@ impl Device for Shared {
     fn control(&self, _: &str, request: Control<'_>) -> io::Result<()> {
         let chaos = &self.0;
         match request {
-            Control::Register { body, extmem: Some(extmem) } => {
+            Control::Register { body, extmem: Some(extmem), .. } => {
                 let mut pools = extmem.pools;
                 let size = u64::from(pools.buffer_total) * u64::from(pools.buffer_size);
                 pools.buffer_offset = pools.memory_size - size;
@@ -140,8 +152,12 @@ impl Device for Shared {
                 let mut state = chaos.state();
                 (state.own, state.pools) = (Some((extmem.address, buffers)), pools);
                 drop(state);
+                // The client's lie in front.
+                let before = pools.buffer_total - SEGMENT_SLOTS - HELD;
+                chaos.state().before = before;
                 let mut next = 0;
-                for buffer in EXTRA {
+                let of_client = HELD..HELD + before;
+                for buffer in EXTRA.map(|buffer| before + buffer).chain(of_client) {
                     chaos.word(buffers + u64::from(buffer * BUFFER_SIZE), next)?;
                     next = buffer;
                 }
@@ -149,11 +165,18 @@ impl Device for Shared {
                 (body.offset, body.memory_id) = (HOLDER, 7);
                 chaos.tables()
             }
-            Control::Register { body, extmem: None } => {
+            Control::Register { body, extmem: None, offsets } => {
+                // What was asked for is granted: anything else is refused by the port.
+                if let Some(offsets) = offsets {
+                    offsets.option.status = 0;
+                }
                 (body.offset, body.memory_id) = (PORT, body.memory_id.max(1));
                 Ok(())
             }
-            Control::PortInfo(_) => Ok(()),
+            Control::PortInfo(info) => {
+                info.memory_id = COMMON_REGION;
+                Ok(())
+            }
             Control::PoolsInfo(pools) if chaos.state().own.is_some() => {
                 *pools = chaos.state().pools;
                 Ok(())
@@ -207,6 +230,10 @@ pub fn check(program: &[u8]) {
     let arena = Arena::reserve(4 * SEGMENT_SLOTS, SlotSize::DEFAULT).expect("address space");
     let segment = |name| arena.add_segment(name, Writer::Daemon, 1, false).expect("memory");
     let objects = SlotRange::whole(segment("objects"));
+    let client = (mode & 2 != 0).then(|| {
+        let segment = arena.add_segment("client", Writer::Client, CLIENT, false);
+        SlotRange::whole(segment.expect("memory"))
+    });
     let port = SlotRange::whole(segment("port"));
     let port_segment = Arc::clone(port.segment());
     let mut pool = Pool::new(port).expect("a pool");
@@ -218,15 +245,63 @@ pub fn check(program: &[u8]) {
         None
     } else {
         let held = 2 * RING;
-        let bank =
-            Bank::open(&kernel, &objects, &port_segment, core::slice::from_mut(&mut pool), held);
+        let groups: Vec<_> = client.iter().map(|range| Arc::clone(range.segment())).collect();
+        let pools = core::slice::from_mut(&mut pool);
+        let bank = Bank::with_groups(&kernel, &objects, &groups, &port_segment, pools, held);
         Some(bank.expect("as a kernel makes it"))
     };
-    run(&chaos, &kernel, bank.as_ref(), &mut pool, operations);
+    let mut client = client.filter(|_| bank.is_some()).map(|range| Client::new(&mut pool, range));
+    run(&chaos, &kernel, bank.as_ref(), &mut pool, client.as_mut(), operations);
     let kept = bank.as_ref().map_or(0, |bank| bank.kept());
     assert_eq!(pool.free_slots() + kept, total, "a slot was lost");
     let (audit, slots) = pool.audit();
-    assert_eq!(audit.total(), slots);
+    assert_eq!((audit.total(), audit.taken), (slots, 0));
+    if let Some(mut client) = client {
+        client.take_back(&mut pool);
+        assert_eq!(client.free.len(), CLIENT as usize, "a client's slot was lost, or came twice");
+    }
+}
+
+/// A client whose slots the card reads.
+struct Client {
+    free: Vec<u32>,
+}
+
+impl Client {
+    const ID: SessionId = SessionId(0);
+
+    fn new(pool: &mut Pool, range: SlotRange) -> Self {
+        let free = (range.first()..range.first() + range.count()).collect();
+        pool.add_home(HomeKind::Transmit(Self::ID), range).expect("a client's slots");
+        pool.allow_tails();
+        Self { free }
+    }
+
+    fn take_back(&mut self, pool: &mut Pool) {
+        while let Some((_, raw)) = pool.take_released() {
+            self.free.push(raw.slot());
+        }
+    }
+
+    /// A frame of `length` bytes from an offset of a slot.
+    fn frame(&mut self, pool: &mut Pool, offset: u16, length: u16) -> Option<Frame> {
+        self.take_back(pool);
+        let raw = RawDescriptor::new(self.free.pop()?, offset, length);
+        let frame = pool.accept(Self::ID, raw).expect("at rest");
+        pool.join(&[7; 64], frame, 192)
+            .map_err(|frame| {
+                let back = pool.complete(frame).expect("the session lives");
+                self.free.push(back.1.slot());
+            })
+            .ok()
+    }
+}
+
+/// Ends a port as the switch does.
+fn close(port: &mut Option<Netmap>, pool: &mut Pool) {
+    if let Some(mut port) = port.take() {
+        port.close(pool);
+    }
 }
 
 fn run(
@@ -234,6 +309,7 @@ fn run(
     kernel: &dyn Kernel,
     bank: Option<&Arc<Bank>>,
     pool: &mut Pool,
+    mut client: Option<&mut Client>,
     operations: &[[u8; 4]],
 ) {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -244,8 +320,11 @@ fn run(
         time += 1;
         let at = u64::from(u16::from_le_bytes([low, high])) % TABLES;
         match what % 8 {
-            0 => port = Netmap::open(kernel, &spec, bank).ok(),
-            1 => port = None,
+            0 => {
+                close(&mut port, pool);
+                port = Netmap::open_wishing(kernel, &spec, bank, Wish::Split).ok();
+            }
+            1 => close(&mut port, pool),
             // A byte anywhere in the tables, and whole words where it matters most.
             2 => chaos.write(at, &[value]).expect("in the region"),
             3 => {
@@ -266,12 +345,23 @@ fn run(
                     pool.free(frame);
                 }
                 if failed {
-                    port = None;
+                    close(&mut port, pool);
                 }
             }
             _ => {
                 let Some(open) = &mut port else { continue };
+                let splits = !open.tails().is_empty() && high & 2 != 0;
                 for _ in 0..1 + low % 20 {
+                    if let Some(client) = client.as_mut().filter(|_| splits) {
+                        let length = 512 + 4 * u16::from(value);
+                        let Some(frame) = client.frame(pool, u16::from(high), length) else {
+                            break;
+                        };
+                        if let Err(frame) = burst.push(frame) {
+                            pool.free(frame);
+                        }
+                        continue;
+                    }
                     let Some(mut frame) = pool.alloc() else { break };
                     let length = 14 + u16::from(value);
                     assert!(pool.set_window(&mut frame, u16::from(high & 1), length));
@@ -282,11 +372,12 @@ fn run(
                 let failed = open.transmit(Time(time), pool, &mut burst).is_err();
                 burst.clear(pool);
                 if failed {
-                    port = None;
+                    close(&mut port, pool);
                 }
             }
         }
     }
+    close(&mut port, pool);
 }
 
 const _: () = {

@@ -6,6 +6,8 @@
 //!                -> port             appended to the port's burst
 //!   ClientFrame  -> same group       lent on as it lies
 //!                -> anyone else      vetted head + rest copied into a slot; the slot is completed
+//!                -> port that sends  vetted head copied into a slot, the rest sent where it lies; the slot
+//!                   from it          is completed when that is done
 //! ```
 //!
 //! - What of a frame is left to do is done here, in software, for a receiver that does not do it ([`Deliver::finish`]).
@@ -64,6 +66,13 @@ impl<'a> Sent<'a> {
     #[inline(always)]
     pub(crate) fn head(&self) -> &[u8] {
         self.buffer.get(..self.known).unwrap_or_default()
+    }
+
+    /// What was copied, and the frame.
+    #[inline]
+    pub(crate) fn into_parts(self) -> (&'a [u8], ClientFrame) {
+        let Self { frame, buffer, known, .. } = self;
+        (buffer.get(..known).unwrap_or_default(), frame)
     }
 
     /// Copies the rest of the head, for a frame that the beginning does not decide.
@@ -452,11 +461,22 @@ impl Deliver {
         }
     }
 
+    /// Gives slots back that are no longer the rest of a frame. Returns how many.
+    #[cold]
+    pub(crate) fn complete_released(&mut self) -> usize {
+        let mut count = 0;
+        while let Some((owner, raw)) = self.pool.take_released() {
+            self.push_completion(owner, raw);
+            count += 1;
+        }
+        count
+    }
+
     /// Announces sleep to every client, then looks whether there is something to do for them after
     /// all: on their rings, or not yet shown to them.
     pub(crate) fn announce_sleep(&mut self) -> bool {
         let Self { pool, sessions, touched, .. } = self;
-        let mut work = !touched.is_empty();
+        let mut work = !touched.is_empty() || pool.has_released();
         for session in sessions.iter_mut().flatten() {
             session.queues.sleep.raise();
             // A fault is found again, and acted on, by the next step.

@@ -203,8 +203,8 @@ impl Switch {
             table,
             sent_fragments: FragmentTable::new(!seed),
             recent: Recent::new(seed.rotate_left(32)),
-            wire: Outlet::new(spec.wire),
-            host: spec.host.map(Outlet::new),
+            wire: Outlet::new(spec.wire, &mut self.deliver.pool),
+            host: spec.host.map(|port| Outlet::new(port, &mut self.deliver.pool)),
             kernel_hears: spec.kernel_hears,
             cut_through: spec.cut_through,
             bump: (spec.behind == Behind::Network).then(|| Stations::new(seed.rotate_left(16))),
@@ -456,6 +456,11 @@ impl Switch {
                     deliver.totals.dropped.add(DropReason::NoReceiver, count as u64);
                 }
             }
+        }
+        // Sent from where they lay; every session is in its place now.
+        if deliver.pool.has_released() {
+            moved += deliver.complete_released();
+            deliver.flush();
         }
         moved
     }

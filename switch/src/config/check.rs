@@ -264,6 +264,7 @@ fn check_interface(
 ) -> Interface {
     let RawInterface {
         cut_through,
+        zero_copy_transmit,
         name,
         port,
         ring,
@@ -310,6 +311,10 @@ fn check_interface(
     if *port != Backend::Netmap && !is_auto && !*cut_through {
         let allowed = "is of frames in netmap's memory, so only with port \"netmap\"";
         problems.add(format_args!("{key}.cut_through"), "false", allowed);
+    }
+    if *port != Backend::Netmap && !is_auto && !*zero_copy_transmit {
+        let allowed = "is of slots in a card's rings, so only with port \"netmap\"";
+        problems.add(format_args!("{key}.zero_copy_transmit"), "false", allowed);
     }
     if *port != Backend::AfXdp && !is_auto && *take != Take::default() {
         let allowed = "belongs to XDP sockets, so only with port \"af_xdp\"";
@@ -378,6 +383,7 @@ fn check_interface(
         host,
         behind,
         cut_through: *cut_through,
+        zero_copy_transmit: *zero_copy_transmit,
         addresses,
         gateways,
         host_ports: problems.services(&format!("{key}.host_ports"), host_ports),

@@ -122,6 +122,8 @@ pub struct Interface {
     pub behind: Option<Behind>,
     /// Whether frames may go between its two ports where they lie, in netmap's own memory.
     pub cut_through: bool,
+    /// Whether what `shared` clients send may leave from their own slots, all but a vetted head.
+    pub zero_copy_transmit: bool,
     /// Addresses shared by host and clients; empty means those of the link.
     pub addresses: Vec<Network>,
     /// Routers, at most one of each family.

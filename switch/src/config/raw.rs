@@ -230,6 +230,8 @@ pub(super) struct RawInterface {
     pub(super) host: RawHost,
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub(super) cut_through: bool,
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub(super) zero_copy_transmit: bool,
     #[serde(default)]
     pub(super) addresses: Vec<String>,
     #[serde(default)]

@@ -8,6 +8,8 @@
 //! - Every descriptor is made here and sealed before it leaves; nothing that a client made comes in.
 //! - A range of a group's segment is zeroed before another session gets it.
 //! - Segments of isolated sessions are never used again: dropping the range unmaps them.
+//! - Segments of groups that are there from the beginning are the ports' neighbours, so that a card can be
+//!   given both, and stay; those that come with a session go with the last one.
 
 use crate::config::{self, Quota, Sharing};
 use crate::session::GroupId;
@@ -159,9 +161,18 @@ struct Group {
     segment: Arc<Segment>,
     /// Ranges that no session has, by first slot; neighbours are joined.
     free: Vec<SlotRange>,
+    /// Also without a session: a card may read its slots.
+    stays: bool,
 }
 
 impl Group {
+    fn new(arena: &Arc<Arena>, name: &str, slots: u32, huge: bool) -> Result<Self, ArenaError> {
+        let segment = arena.add_segment("usnet-group", Writer::Client, slots, huge)?;
+        let range = SlotRange::whole(segment);
+        let segment = Arc::clone(range.segment());
+        Ok(Self { name: name.to_owned(), segment, free: vec![range], stays: false })
+    }
+
     fn take(&mut self, slots: u32) -> Option<SlotRange> {
         let index = self.free.iter().position(|range| range.count() >= slots)?;
         let range = self.free.get_mut(index)?.split(slots);
@@ -194,7 +205,7 @@ impl Group {
 pub struct Memory {
     arena: Arc<Arena>,
     port: Arc<Segment>,
-    /// By number; a place is empty while its group has no session.
+    /// By number; a place is empty while its group has no session and need not stay.
     groups: Vec<Option<Group>>,
     group_slots: u32,
     huge: bool,
@@ -207,30 +218,37 @@ impl Memory {
     /// [`MemoryError`]
     pub fn new(config: &config::Memory, workers: usize) -> Result<(Self, Vec<Pool>), MemoryError> {
         let arena = Arena::reserve(config.arena_slots, config.slot_size)?;
-        Self::in_arena(arena, config, workers)
+        Self::in_arena(arena, config, workers, &[])
     }
 
     /// The same with a segment before the ports' slots that no client ever maps, for what the kernel
     /// puts into memory that it is given. On huge pages if there are any: its objects must not lie
-    /// across pages.
+    /// across pages. Between the two lie the segments of `groups`.
     ///
     /// # Errors
     /// [`MemoryError`]
     pub fn with_objects(
         config: &config::Memory,
         workers: usize,
+        groups: &[&str],
     ) -> Result<((Self, Vec<Pool>), SlotRange), MemoryError> {
         let arena = Arena::reserve(config.arena_slots, config.slot_size)?;
         let objects = arena.add_segment("usnet-objects", Writer::Daemon, SEGMENT_SLOTS, true)?;
-        Ok((Self::in_arena(arena, config, workers)?, SlotRange::whole(objects)))
+        Ok((Self::in_arena(arena, config, workers, groups)?, SlotRange::whole(objects)))
     }
 
     fn in_arena(
         arena: Arc<Arena>,
         config: &config::Memory,
         workers: usize,
+        groups: &[&str],
     ) -> Result<(Self, Vec<Pool>), MemoryError> {
         let (slots, huge) = (config.port_slots, config.huge_pages);
+        let make = |name: &&str| {
+            let group = Group::new(&arena, name, config.group_slots, huge)?;
+            Ok(Some(Group { stays: true, ..group }))
+        };
+        let groups = groups.iter().map(make).collect::<Result<Vec<_>, ArenaError>>()?;
         let mut rest =
             SlotRange::whole(arena.add_segment("usnet-port", Writer::Daemon, slots, huge)?);
         let port = Arc::clone(rest.segment());
@@ -241,7 +259,6 @@ impl Memory {
                 pools.push(Pool::new(range)?);
             }
         }
-        let groups = Vec::new();
         Ok((Self { arena, port, groups, group_slots: config.group_slots, huge }, pools))
     }
 
@@ -249,6 +266,19 @@ impl Memory {
     #[must_use]
     pub fn port(&self) -> &Arc<Segment> {
         &self.port
+    }
+
+    /// The segments of groups that were made before it, as its neighbours, lowest first.
+    #[must_use]
+    pub fn lasting_groups(&self) -> Vec<Arc<Segment>> {
+        let lasting = self.groups.iter().flatten().filter(|group| group.stays);
+        lasting.map(|group| Arc::clone(&group.segment)).collect()
+    }
+
+    /// Zeroes the slots of groups that no session has, after somebody else has written there.
+    pub fn zero_free_slots_of_groups(&mut self) {
+        let groups = self.groups.iter_mut().flatten();
+        groups.flat_map(|group| &mut group.free).for_each(SlotRange::zero);
     }
 
     /// Bytes of a slot.
@@ -336,12 +366,7 @@ impl Memory {
         let index = match self.groups.iter().position(is_it) {
             Some(index) => index,
             None => {
-                let count = self.group_slots;
-                let segment =
-                    self.arena.add_segment("usnet-group", Writer::Client, count, self.huge)?;
-                let range = SlotRange::whole(segment);
-                let segment = Arc::clone(range.segment());
-                let group = Group { name: name.to_owned(), segment, free: vec![range] };
+                let group = Group::new(&self.arena, name, self.group_slots, self.huge)?;
                 let index =
                     self.groups.iter().position(Option::is_none).unwrap_or(self.groups.len());
                 match self.groups.get_mut(index) {
@@ -367,7 +392,7 @@ impl Memory {
             let Some(place) = self.groups.iter_mut().find(is_it) else { continue };
             if let Some(group) = place {
                 group.put(range);
-                if group.is_unused() {
+                if group.is_unused() && !group.stays {
                     *place = None;
                 }
             }

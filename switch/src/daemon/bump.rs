@@ -87,7 +87,7 @@ fn open_network(
 ) -> Result<Vec<Box<dyn Port>>, OpenError> {
     let name = link.name.as_str();
     if backend == Backend::Netmap {
-        let ports = cards.open_card(link, kept, workers)?;
+        let ports = cards.open_card(link, kept, workers, interface.zero_copy_transmit)?;
         kept.hear_all(link).map_err(|e| port_error(name, "a packet socket", e))?;
         return Ok(boxed(ports));
     }

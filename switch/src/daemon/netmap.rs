@@ -18,7 +18,7 @@ use crate::net::offload::Offload;
 use crate::net::{Link, Netlink};
 use crate::port::netmap::abi::{COMMON_REGION, PortInfo};
 use crate::port::netmap::{
-    Bank, Control, Kernel, Module, Netmap, NetmapSpec, PortName, is_native_veth,
+    Bank, Control, Kernel, Module, Netmap, NetmapSpec, PortName, Wish, is_native_veth,
 };
 use std::io;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub struct Cards {
     bank: Option<Arc<Bank>>,
     /// Why there is none.
     why_none: &'static str,
+    /// Why no groups' slots are in it, if there should be some.
+    why_no_groups: Option<&'static str>,
     /// The ports' segment of the daemon's memory.
     slots: Option<Arc<Segment>>,
 }
@@ -40,7 +42,8 @@ impl Cards {
     /// For interfaces that are not over netmap.
     #[must_use]
     pub fn none() -> Self {
-        Self { kernel: Arc::new(Module), bank: None, why_none: "", slots: None }
+        let why_no_groups = None;
+        Self { kernel: Arc::new(Module), bank: None, why_none: "", why_no_groups, slots: None }
     }
 
     /// The same, for ports that receive into the slots of this segment.
@@ -73,12 +76,30 @@ impl Cards {
             let (memory, pools) = Memory::new(&config.memory, workers)?;
             let why_none = "no interface could use the daemon's memory when it began";
             let slots = Some(Arc::clone(memory.port()));
-            return Ok((memory, pools, Self { kernel, bank: None, why_none, slots }));
+            let why_no_groups = None;
+            return Ok((
+                memory,
+                pools,
+                Self { kernel, bank: None, why_none, why_no_groups, slots },
+            ));
         }
-        let ((memory, mut pools), objects) = Memory::with_objects(&config.memory, workers)?;
-        let bank = ring_buffers(kernel.as_ref(), &cards, workers).and_then(|buffers| {
-            Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pools, buffers)
-        });
+        let groups = groups_for_cards(config, kernel.as_ref());
+        let mut why_no_groups = None;
+        let (memory, pools, bank) = match give(config, kernel.as_ref(), &cards, &groups) {
+            Ok((memory, pools, Ok(bank))) => (memory, pools, Ok(bank)),
+            // There may be contiguous memory for the ports alone.
+            failed if !groups.is_empty() => {
+                let error = match failed {
+                    Ok((.., Err(error))) => error,
+                    Err(error) => io::Error::other(error),
+                    Ok((.., Ok(_))) => io::ErrorKind::Other.into(),
+                };
+                tracing::warn!(%error, "what clients send is copied: their slots cannot be a card's buffers");
+                why_no_groups = Some("its clients' slots cannot be its buffers; the log says why");
+                give(config, kernel.as_ref(), &cards, &[])?
+            }
+            failed => failed?,
+        };
         let mut why_none = "netmap does not take the daemon's memory; the log says why";
         let bank = match bank {
             Ok(bank) => Some(bank),
@@ -93,22 +114,33 @@ impl Cards {
             }
         };
         let slots = Some(Arc::clone(memory.port()));
-        Ok((memory, pools, Self { kernel, bank, why_none, slots }))
+        Ok((memory, pools, Self { kernel, bank, why_none, why_no_groups, slots }))
+    }
+
+    /// What is to become of what clients send by a card.
+    fn wish(&self, link: &Link, may_split: bool) -> Wish {
+        if !may_split {
+            return Wish::Copy("zero_copy_transmit is off");
+        }
+        match (self.kernel.sends_from_several_slots(&link.name), self.why_no_groups) {
+            (Err(why), _) | (Ok(()), Some(why)) => Wish::Copy(why),
+            (Ok(()), None) => Wish::Split,
+        }
     }
 
     /// Opens one port.
-    fn open(&self, link: &Link, name: PortName) -> Result<Netmap, OpenError> {
+    fn open(&self, link: &Link, name: PortName, wish: Wish) -> Result<Netmap, OpenError> {
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
         let spec = NetmapSpec { name, mac: link.mac, mtu };
         let is_native_veth = is_native_veth(link.kind.as_deref());
         let bank = self.bank.as_ref().filter(|_| !is_native_veth);
-        let opened = match Netmap::open(self.kernel.as_ref(), &spec, bank) {
+        let opened = match Netmap::open_wishing(self.kernel.as_ref(), &spec, bank, wish) {
             // The buffers that were left for rings when the daemon began are too few for these: an
             // interface that came back may have more, or longer ones.
             Err(error) if bank.is_some() && error.kind() == io::ErrorKind::OutOfMemory => {
                 let name = &link.name;
                 tracing::warn!(interface = name, %error, "its rings do not fit; frames are copied");
-                Netmap::open(self.kernel.as_ref(), &spec, None)
+                Netmap::open_wishing(self.kernel.as_ref(), &spec, None, wish)
             }
             opened => opened,
         };
@@ -138,21 +170,25 @@ impl Cards {
         link: &Link,
         kept: &mut Kept,
         workers: usize,
+        may_split: bool,
     ) -> Result<Vec<Netmap>, OpenError> {
+        let wish = self.wish(link, may_split);
         kept.keep_qdisc(link);
         // Whatever would make a frame other than it is on the wire.
         kept.turn_off_offloads(&link.name, &Offload::ALL).map_err(net_error(&link.name))?;
         let ports = match workers {
-            ..=1 => vec![self.open(link, PortName::nic(&link.name))?],
-            _ => self.open_pairs(link, workers)?,
+            ..=1 => vec![self.open(link, PortName::nic(&link.name), wish)?],
+            _ => self.open_pairs(link, workers, wish)?,
         };
         if let Some(port) = ports.first() {
             let exchange = if port.swaps() { "swapped" } else { "copied" };
             let (rings, queues) = (port.rings(), ports.len());
             let name = &link.name;
+            let sends = if port.splits() { "split" } else { "copied" };
             tracing::info!(
                 interface = name,
                 buffers = exchange,
+                sends,
                 queues,
                 ?rings,
                 "netmap port open"
@@ -162,7 +198,12 @@ impl Cards {
     }
 
     /// Opens ring pair after ring pair, each on a descriptor of its own: workers share nothing.
-    fn open_pairs(&self, link: &Link, workers: usize) -> Result<Vec<Netmap>, OpenError> {
+    fn open_pairs(
+        &self,
+        link: &Link,
+        workers: usize,
+        wish: Wish,
+    ) -> Result<Vec<Netmap>, OpenError> {
         let mut info = PortInfo::default();
         let device = self.kernel.open().map_err(|source| port_error(&link.name, source))?;
         let asked = device.control(&link.name, Control::PortInfo(&mut info));
@@ -173,8 +214,9 @@ impl Cards {
             let name = link.name.clone();
             return Err(OpenError::Rings { name, transmit, receive, workers });
         };
-        let pair =
-            |number| self.open(link, PortName::pair(&link.name, number).with_host_rings(pairs));
+        let pair = |number| {
+            self.open(link, PortName::pair(&link.name, number).with_host_rings(pairs), wish)
+        };
         (0..pairs).map(pair).collect()
     }
 
@@ -188,15 +230,16 @@ impl Cards {
         workers: usize,
     ) -> Result<Opened, OpenError> {
         let name = &interface.name;
-        let wires = self.open_card(link, &mut kept, workers)?;
+        let wires = self.open_card(link, &mut kept, workers, interface.zero_copy_transmit)?;
+        let wish = Wish::Copy("the kernel's rings take no frame from two slots");
         let hosts = match interface.host {
             HostEndpoint::None => None,
-            _ if workers <= 1 => Some(vec![self.open(link, PortName::host(name))?]),
+            _ if workers <= 1 => Some(vec![self.open(link, PortName::host(name), wish)?]),
             // As many host rings as workers: the first port has asked for them.
             _ => {
                 let host = |worker| {
                     let ring = u16::try_from(worker).unwrap_or(u16::MAX);
-                    self.open(link, PortName::host_pair(name, ring))
+                    self.open(link, PortName::host_pair(name, ring), wish)
                 };
                 Some((0..workers).map(host).collect::<Result<Vec<_>, _>>()?)
             }
@@ -206,6 +249,50 @@ impl Cards {
         let opened = opened(interface, link.mac, mtu, addresses, queues, &[]);
         Ok(Opened { kept, ..opened })
     }
+}
+
+/// The daemon's memory, its pools, and the region over it if the kernel makes one.
+type Given = (Memory, Vec<Pool>, io::Result<Arc<Bank>>);
+
+/// Makes the daemon's memory and gives it to the kernel, the slots of `groups` with it.
+fn give(
+    config: &Config,
+    kernel: &dyn Kernel,
+    cards: &[&str],
+    groups: &[&str],
+) -> Result<Given, MemoryError> {
+    let workers = config.worker.count;
+    let ((mut memory, mut pools), objects) = Memory::with_objects(&config.memory, workers, groups)?;
+    let segments = memory.lasting_groups();
+    let bank = ring_buffers(kernel, cards, workers).and_then(|buffers| {
+        Bank::with_groups(kernel, &objects, &segments, memory.port(), &mut pools, buffers)
+    });
+    // The kernel has made a list of them.
+    memory.zero_free_slots_of_groups();
+    Ok((memory, pools, bank))
+}
+
+/// The trust groups of whose slots a card may be sent frames: those with a policy for an interface whose
+/// driver can do that.
+fn groups_for_cards<'a>(config: &'a Config, kernel: &dyn Kernel) -> Vec<&'a str> {
+    let mut groups: Vec<&str> = Vec::new();
+    for interface in config.interfaces.iter().filter(|i| i.zero_copy_transmit) {
+        let behind = interface.behind.as_ref().map(|b| (b.port, b.interface.as_str()));
+        let ends = [(interface.port, interface.name.as_str())].into_iter().chain(behind);
+        let can = |(port, name): (Backend, &str)| {
+            port == Backend::Netmap && kernel.sends_from_several_slots(name).is_ok()
+        };
+        if !ends.into_iter().any(can) {
+            continue;
+        }
+        let policies = config.policies.iter().filter(|policy| policy.covers(&interface.name));
+        for group in policies.filter_map(|policy| policy.group.as_deref()) {
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+    }
+    groups
 }
 
 fn port_error(name: &str, source: io::Error) -> OpenError {

@@ -167,7 +167,7 @@ impl Interface {
         }
     }
 
-    /// Copies a client's frame for the host port or the wire, and completes its slot.
+    /// Copies a client's frame, or its head alone, for the host port or the wire, and completes its slot.
     #[inline]
     pub(super) fn sent_to_outlet(
         &mut self,
@@ -181,6 +181,13 @@ impl Interface {
         let Some(outlet) = outlet else {
             return deliver.drop_sent(from, sent.frame, DropReason::NoReceiver);
         };
+        if outlet.sends_rest_of(&sent) {
+            // Its slot comes back when the port has sent it.
+            if let Err(frame) = outlet.push_split(deliver, sent, now) {
+                deliver.drop_sent(from, frame, DropReason::NoSlot);
+            }
+            return;
+        }
         match deliver.copy_sent(&sent) {
             Some(copy) => {
                 outlet.push(deliver, copy, now);

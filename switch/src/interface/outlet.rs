@@ -1,11 +1,15 @@
 //! A port of an interface, and the frames that wait for it.
+//!
+//! A frame whose rest lies in a client's slot is made here alone, for a port that sends from that slot, and goes
+//! to no other: what waits is dropped before another port takes the place of one.
 
-use crate::deliver::Deliver;
+use crate::classify::HEAD_LEN;
+use crate::deliver::{Deliver, Sent};
 use crate::port::{Burst, Port, PortCounters, PortInfo};
 use crate::time::Time;
 use crate::verdict::DropReason;
 use std::io;
-use usnet_shmring::pool::{Frame, Pool};
+use usnet_shmring::pool::{ClientFrame, Frame, Pool};
 
 /// A port and the frames that wait for it.
 #[derive(Debug)]
@@ -17,11 +21,28 @@ pub(crate) struct Outlet {
     pub(super) unsent: bool,
     /// Why, until it is reported.
     pub(crate) failed: Option<io::Error>,
+    /// Slots of clients from which the port sends: the first, and how many.
+    tails: (u32, u32),
 }
 
+/// A client's frame of fewer bytes is copied: that costs less than a second slot.
+pub(crate) const SPLIT_FROM: usize = 512;
+/// Bytes of a split frame that are copied. All that was judged is in them, and every header that whoever gets
+/// the frame may read: Ethernet, IPv4 with all options and TCP with all options are 134 bytes.
+pub(crate) const SPLIT_HEAD: u16 = 192;
+
+const _: () = assert!(HEAD_LEN <= SPLIT_HEAD as usize && (SPLIT_HEAD as usize) < SPLIT_FROM);
+
 impl Outlet {
-    pub(crate) fn new(port: Box<dyn Port>) -> Self {
-        Self { port, out: Burst::new(), gone: false, unsent: false, failed: None }
+    pub(crate) fn new(port: Box<dyn Port>, pool: &mut Pool) -> Self {
+        let (out, tails) = (Burst::new(), allow_tails(port.as_ref(), pool));
+        Self { port, out, gone: false, unsent: false, failed: None, tails }
+    }
+
+    /// Another port in the place of this one, for which nothing waits.
+    pub(crate) fn put(&mut self, port: Box<dyn Port>, pool: &mut Pool) {
+        self.tails = allow_tails(port.as_ref(), pool);
+        self.port = port;
     }
 
     /// The port is not used any more.
@@ -35,7 +56,7 @@ impl Outlet {
     pub(crate) fn close(&mut self, pool: &mut Pool) {
         self.port.close(pool);
         let (info, counters) = (self.port.info().clone(), self.port.counters());
-        self.port = Box::new(Closed { info, counters });
+        self.put(Box::new(Closed { info, counters }), pool);
     }
 
     /// Sends what waits; returns how many frames left, also if the port failed after them.
@@ -53,6 +74,43 @@ impl Outlet {
         count
     }
 
+    /// Whether the port sends the rest of this frame from where it lies. One of which something is left to do
+    /// has to be written, and so copied.
+    #[inline]
+    pub(super) fn sends_rest_of(&self, sent: &Sent<'_>) -> bool {
+        let (first, count) = self.tails;
+        sent.frame.slot().wrapping_sub(first) < count
+            && sent.frame.len() >= SPLIT_FROM
+            && !sent.offload.is_unfinished()
+            && !self.gone
+    }
+
+    /// Appends a client's frame that [`sends_rest_of`](Self::sends_rest_of) was asked about: its head, as it
+    /// was judged, in a slot of the daemon, and the rest where it lies.
+    ///
+    /// # Errors
+    /// The frame, if there is no slot for the head.
+    #[inline(never)]
+    pub(super) fn push_split(
+        &mut self,
+        deliver: &mut Deliver,
+        sent: Sent<'_>,
+        now: Time,
+    ) -> Result<(), ClientFrame> {
+        let (head, frame) = sent.into_parts();
+        let frame = deliver.pool.join(head, frame, SPLIT_HEAD)?;
+        if self.out.room() == 0 {
+            self.flush(deliver, now);
+        }
+        // Sending may have ended the port.
+        if self.gone {
+            deliver.drop_frame(frame, DropReason::NoReceiver);
+        } else {
+            deliver.to_port(&mut self.out, frame);
+        }
+        Ok(())
+    }
+
     /// Appends a frame, sending first if there is no room. What the port does not do of it is done before.
     #[inline]
     pub(super) fn push(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
@@ -64,6 +122,7 @@ impl Outlet {
 
     #[inline]
     fn push_as_is(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+        debug_assert!(!deliver.pool.is_joined(&frame), "split frames come by `push_split`");
         if self.gone {
             return deliver.drop_frame(frame, DropReason::NoReceiver);
         }
@@ -72,6 +131,15 @@ impl Outlet {
         }
         deliver.to_port(&mut self.out, frame);
     }
+}
+
+/// Slots of clients from which a port sends; if there are any, the pool makes room for what belongs to them.
+fn allow_tails(port: &dyn Port, pool: &mut Pool) -> (u32, u32) {
+    let tails = port.tails();
+    if !tails.is_empty() {
+        pool.allow_tails();
+    }
+    (tails.start, tails.end.saturating_sub(tails.start))
 }
 
 /// In the place of a port that has failed.

@@ -5,7 +5,7 @@
 //!         |  \--- macvtap           links that end with their namespace
 //!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
 //!   watch                           that something of it has changed
-//!   offload, channels               segmentation, checksums; queues       SIOCETHTOOL
+//!   offload, channels, driver       segmentation, checksums; queues       SIOCETHTOOL
 //!   held_port, port_user            ports kept from its stack; who uses one   bind, NETLINK_SOCK_DIAG
 //!   sysctl                          /proc/sys/net, with the way back
 //!   namespace                       user and network namespaces that nothing outlives
@@ -19,6 +19,7 @@
 
 mod address;
 mod channels;
+mod driver;
 mod error;
 mod held_port;
 mod link;
@@ -37,6 +38,7 @@ pub mod sysctl;
 
 pub use address::{InterfaceAddress, Scope};
 pub use channels::{Channels, KeptChannels};
+pub use driver::driver;
 pub use error::NetError;
 pub use held_port::{HeldPorts, HoldError};
 pub use link::{Link, LinkState, MacvtapMode, Netlink};

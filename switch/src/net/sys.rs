@@ -5,6 +5,7 @@
 )]
 
 use bytemuck::NoUninit;
+use core::mem::size_of;
 use rustix::io::Errno;
 use std::ffi::c_int;
 use std::io;
@@ -78,6 +79,22 @@ pub(super) struct EthtoolChannels {
 
 impl EthtoolRequest for EthtoolChannels {}
 
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, NoUninit)]
+pub(super) struct EthtoolDriver {
+    pub(super) command: u32,
+    pub(super) driver: [u8; 32],
+    /// Versions and the like, each text of 32 bytes.
+    pub(super) texts: [[u8; 32]; 4],
+    pub(super) reserved: [u8; 12],
+    pub(super) counts: [u32; 5],
+}
+
+impl EthtoolRequest for EthtoolDriver {}
+
+const _: () = assert!(size_of::<EthtoolDriver>() == 196);
+
 /// Runs one command that takes `request` on the interface named by `name` (zero-terminated).
 pub(super) fn ethtool<T: EthtoolRequest>(
     fd: impl AsFd,
@@ -89,8 +106,8 @@ pub(super) fn ethtool<T: EthtoolRequest>(
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: core::ptr::from_mut(request).cast() },
     };
     // SAFETY: SIOCETHTOOL takes an `ifreq` whose data pointer leads to the structure of the command
-    // that it begins with: each type that is an `EthtoolRequest` is given by `offload.rs` and
-    // `channels.rs` the commands that are for it alone. Both live until the call returns, and any
+    // that it begins with: each type that is an `EthtoolRequest` is given by `offload.rs`, `channels.rs`
+    // and `driver.rs` the commands that are for it alone. Both live until the call returns, and any
     // numbers that the kernel writes are valid.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCETHTOOL, &raw mut outer) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -26,7 +26,7 @@ use crate::classify::Mac;
 use crate::steer::ClaimedPorts;
 use crate::time::Time;
 use core::fmt::Debug;
-use core::ops::AddAssign;
+use core::ops::{AddAssign, Range};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io;
@@ -145,6 +145,8 @@ pub struct PortCounters {
     pub transmit_errors: u64,
     /// Frames received with no free slot to put them in.
     pub no_slot: u64,
+    /// Of the transmitted: frames whose rest was sent from a client's slot.
+    pub split: u64,
 }
 
 impl AddAssign for PortCounters {
@@ -158,6 +160,7 @@ impl AddAssign for PortCounters {
             receive_errors,
             transmit_errors,
             no_slot,
+            split,
         } = other;
         self.received += received;
         self.received_bytes += received_bytes;
@@ -167,18 +170,33 @@ impl AddAssign for PortCounters {
         self.receive_errors += receive_errors;
         self.transmit_errors += transmit_errors;
         self.no_slot += no_slot;
+        self.split += split;
     }
 }
 
 /// How a port's frames get from its medium into slots and back, of one that has several ways.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exchange {
-    /// Whose memory its buffers are.
+    /// Region memory its buffers are.
     pub region: Region,
     /// What happens to a frame.
     pub frames: Handling,
     /// Why it is so, for people.
     pub why: &'static str,
+    /// From where frames of `shared` clients are sent.
+    pub sends: Sends,
+    /// Why that is so, for people.
+    pub why_sends: &'static str,
+}
+
+/// From where a port sends what a `shared` client gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sends {
+    /// A vetted head from a slot of the daemon, the rest from the client's own slot.
+    Split,
+    /// A slot of the daemon, into which all of it was copied.
+    Copied,
 }
 
 /// Whose memory a port's buffers are.
@@ -264,6 +282,12 @@ pub trait Port: Debug + Send {
     /// The same, to look at.
     fn as_netmap(&self) -> Option<&netmap::Netmap> {
         None
+    }
+
+    /// Slots of clients from which it sends the rest of a frame where it lies ([`Pool::join`]). Only frames
+    /// whose rest is in one of these may be given to it; empty if there are none such.
+    fn tails(&self) -> Range<u32> {
+        0..0
     }
 
     /// How its frames get into slots and back, if it has several ways.

@@ -19,6 +19,7 @@ use crate::session::InterfaceId;
 use crate::steer::ClaimedPorts;
 use crate::time::Time;
 use crate::verdict::DropReason;
+use core::ops::Range;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -102,7 +103,7 @@ fn install(outlet: &mut Outlet, port: Box<dyn Port>, deliver: &mut Deliver) {
     empty(outlet, deliver);
     let before = outlet.port.counters();
     outlet.port.close(&mut deliver.pool);
-    outlet.port = Box::new(Successor { port, before });
+    outlet.put(Box::new(Successor { port, before }), &mut deliver.pool);
     (outlet.gone, outlet.failed) = (false, None);
 }
 
@@ -147,6 +148,10 @@ impl Port for Successor {
 
     fn as_netmap(&self) -> Option<&Netmap> {
         self.port.as_netmap()
+    }
+
+    fn tails(&self) -> Range<u32> {
+        self.port.tails()
     }
 
     fn exchange(&self) -> Option<Exchange> {

@@ -309,7 +309,9 @@ fn what_a_peer_writes_into_the_slots_of_a_pipe_is_checked() {
     // The peer does without the port's code and without its manners.
     let device = machine.double.open().unwrap();
     let mut body = Register { mode: mode::ALL_NIC, ..Register::default() };
-    device.control("x}1", Control::Register { body: &mut body, extmem: None }).unwrap();
+    device
+        .control("x}1", Control::Register { body: &mut body, extmem: None, offsets: None })
+        .unwrap();
     let memory = device.memory();
     let write = |at: u64, bytes: &[u8]| {
         assert_eq!(rustix::io::pwrite(memory, bytes, at), Ok(bytes.len()));

@@ -31,7 +31,7 @@ struct Port {
 
 fn register(double: &Double, name: &str, mut body: Register) -> Result<Port, Errno> {
     let device = double.open().unwrap();
-    let request = Control::Register { body: &mut body, extmem: None };
+    let request = Control::Register { body: &mut body, extmem: None, offsets: None };
     device.control(name, request).map_err(|error| errno(&error))?;
     let file = device.memory().try_clone_to_owned().unwrap();
     Ok(Port { device, body, file })

@@ -113,7 +113,7 @@ fn memory_of_the_caller_becomes_a_region_with_buffers_at_its_end() {
     let mut extmem = ExtMem { address, pools, ..ExtMem::default() };
     let mut body = Register { mode: mode::ALL_NIC, ..Register::default() };
     let device = double.open().unwrap();
-    let request = Control::Register { body: &mut body, extmem: Some(&mut extmem) };
+    let request = Control::Register { body: &mut body, extmem: Some(&mut extmem), offsets: None };
     device.control("eth0", request).unwrap();
     let pools = extmem.pools;
     assert_eq!((pools.if_total, pools.if_size, pools.if_offset), (2, 1024, 0));
@@ -138,7 +138,7 @@ fn memory_of_the_caller_becomes_a_region_with_buffers_at_its_end() {
     drop(pipe);
     let mut again = Register { mode: mode::NULL, ..Register::default() };
     let device = double.open().unwrap();
-    let request = Control::Register { body: &mut again, extmem: Some(&mut extmem) };
+    let request = Control::Register { body: &mut again, extmem: Some(&mut extmem), offsets: None };
     device.control("pool", request).unwrap();
     assert_eq!(again.memory_id, 2);
     drop((device, port));
@@ -155,7 +155,8 @@ fn memory_of_the_caller_that_will_not_do_is_refused_with_a_status() {
         let pools = PoolsInfo { memory_size: size, ..PoolsInfo::default() };
         let mut extmem = ExtMem { address, pools, ..ExtMem::default() };
         let mut body = Register { mode: mode::ALL_NIC, ..Register::default() };
-        let request = Control::Register { body: &mut body, extmem: Some(&mut extmem) };
+        let request =
+            Control::Register { body: &mut body, extmem: Some(&mut extmem), offsets: None };
         let error = double.open().unwrap().control("eth0", request).unwrap_err();
         (errno(&error), extmem.option.status)
     };

@@ -183,7 +183,7 @@ fn errors_have_the_modules_numbers() {
     let held = register(&double, "eth0", exclusive).unwrap();
     assert_eq!(refused("eth0", body), Errno::BUSY);
     let mut again = body;
-    let request = Control::Register { body: &mut again, extmem: None };
+    let request = Control::Register { body: &mut again, extmem: None, offsets: None };
     assert_eq!(errno(&held.device.control("eth0", request).unwrap_err()), Errno::BUSY);
     let host = open(&double, "eth0", mode::SW);
     drop(held);

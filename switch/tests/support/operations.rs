@@ -94,6 +94,7 @@ impl World {
             interfaces: 1 + ((shape >> 2) & 1),
             // Sometimes so few that they run out.
             port_slots: if shape & 8 == 0 { 512 } else { 48 },
+            split: shape & 32 != 0,
         };
         let is_bump = options.behind == Behind::Network;
         Self { rig: Rig::with(options), clients: Default::default(), scribbled: false, is_bump }
@@ -118,13 +119,17 @@ impl World {
             }
             6..=9 => {
                 let count = 1 + input.below(80);
-                let frame = match what % 20 {
+                let mut frame = match what % 20 {
                     // To another client, or itself, at the shared address.
                     8 | 9 => {
                         outward("10.0.0.1", "10.0.0.1").to_link(OURS).udp(port(input), port(input))
                     }
                     _ => frame(input, true),
                 };
+                // So long that its rest may stay with the client.
+                if input.byte() & 1 != 0 {
+                    frame.resize(600, 0);
+                }
                 if let Some(client) = self.live(who) {
                     for _ in 0..count {
                         client.try_send(&frame);
@@ -334,9 +339,15 @@ impl World {
         assert!(matches!(seen.payload, Payload::Ip(_) | Payload::Arp(_)), "{seen:?}");
     }
 
-    /// Whoever is honest gets every slot of its own back once the liars are gone and the others have
-    /// given back what they hold.
+    /// Whoever is honest gets every slot of its own back once the liars are gone, the others have
+    /// given back what they hold, and cards have sent what they hold.
     fn settle(&mut self) {
+        for hand in self.rig.wires.iter().chain(self.rig.hosts.iter().flatten()) {
+            let mut medium = hand.lock();
+            if medium.split.is_some() {
+                (medium.keeps, medium.room) = (0, None);
+            }
+        }
         for who in 0..CLIENTS {
             if self.clients[usize::from(who)].lied {
                 self.rig.switch.detach(SessionId(who));

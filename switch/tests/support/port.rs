@@ -1,8 +1,11 @@
 //! A port that does what a test tells it.
 
+use super::client::Memory;
+use core::ops::Range;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use usnet_shmring::descriptor::RawDescriptor;
 use usnet_shmring::pool::{Frame, Pool};
 use usnet_switch::classify::Mac;
 use usnet_switch::port::{Burst, Port, PortCounters, PortInfo};
@@ -26,6 +29,8 @@ pub(crate) struct Medium {
     /// `receive` takes one frame and fails.
     pub(crate) breaks_receiving: bool,
     pub(crate) refused: u64,
+    /// It sends the rest of frames from clients' slots: the daemon's slots and these.
+    pub(crate) split: Option<[Memory; 2]>,
 }
 
 /// A test's hand on the medium.
@@ -68,6 +73,12 @@ impl Port for Script {
     fn receive(&mut self, _: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
         let mut medium = self.medium.lock();
         let mut count = 0;
+        // A port with clients' slots asks the card for them, also if nothing more is sent.
+        while medium.split.is_some() && self.kept.len() > medium.keeps {
+            if let Some(frame) = self.kept.pop_front() {
+                pool.free(frame);
+            }
+        }
         while into.room() > 0 && !medium.incoming.is_empty() {
             let Some(mut frame) = pool.alloc() else { break };
             let bytes = medium.incoming.pop_front().unwrap_or_default();
@@ -91,11 +102,22 @@ impl Port for Script {
             count += 1;
             medium.room = medium.room.map(|room| room - 1);
             self.counters.transmitted += 1;
-            if medium.limit.is_some_and(|limit| frame.len() > limit) {
+            let tail = pool.tail(&frame);
+            let length = frame.len() + tail.map_or(0, |tail| usize::from(tail.length));
+            if medium.limit.is_some_and(|limit| length > limit) {
                 medium.refused += 1;
                 pool.free(frame);
             } else {
-                let bytes = pool.bytes(&frame).to_vec();
+                let bytes = match (tail, &medium.split) {
+                    (Some(tail), Some([daemon, clients])) => {
+                        let length = u16::try_from(frame.len()).expect("a head");
+                        let head = RawDescriptor::new(frame.slot(), frame.offset(), length);
+                        let rest = RawDescriptor::new(tail.slot, tail.offset, tail.length);
+                        [daemon.read(head), clients.read(rest)].concat()
+                    }
+                    (Some(_), None) => panic!("a frame in two slots for a port that takes none"),
+                    (None, _) => pool.bytes(&frame).to_vec(),
+                };
                 medium.outgoing.push(bytes);
                 self.kept.push_back(frame);
             }
@@ -113,6 +135,11 @@ impl Port for Script {
 
     fn counters(&self) -> PortCounters {
         self.counters
+    }
+
+    fn tails(&self) -> Range<u32> {
+        let medium = self.medium.lock();
+        medium.split.as_ref().map_or(0..0, |[_, c]| c.first..c.first + c.count)
     }
 
     fn close(&mut self, pool: &mut Pool) {

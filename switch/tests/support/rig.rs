@@ -3,7 +3,8 @@
 use super::client::{Client, Memory};
 use super::port::{Hand, Script};
 use std::net::IpAddr;
-use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
+use std::sync::Arc;
+use usnet_shmring::arena::{Arena, Segment, SlotRange, SlotSize};
 use usnet_shmring::descriptor::{Fault, RawDescriptor};
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::Pool;
@@ -31,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) cut_through: bool,
     pub(crate) interfaces: u8,
     pub(crate) port_slots: u32,
+    /// Ports send the rest of long frames from clients' slots, with or without a group.
+    pub(crate) split: bool,
 }
 
 impl Default for Options {
@@ -42,8 +45,22 @@ impl Default for Options {
             cut_through: true,
             interfaces: 1,
             port_slots: 512,
+            split: false,
         }
     }
+}
+
+/// What ports may be opened over.
+#[allow(dead_code, reason = "the tests over netmap use all of it")]
+pub(crate) struct Place<'a> {
+    /// Slots that clients will send from.
+    pub(crate) clients: &'a SlotRange,
+    /// Slots that the daemon writes.
+    pub(crate) daemon: &'a Memory,
+    pub(crate) port: Arc<Segment>,
+    pub(crate) pool: &'a mut Pool,
+    /// Before the clients' slots, which lie before those of the pool; none in a rig without region.
+    pub(crate) objects: Option<SlotRange>,
 }
 
 /// How a session's frames are handed over.
@@ -131,10 +148,17 @@ impl Rig {
 
     pub(crate) fn with(options: Options) -> Self {
         let (mut wires, mut hosts) = (Vec::new(), Vec::new());
-        let rig = Self::over(options, |n| {
+        let rig = Self::in_memory(options, false, |place, n| {
             let (wire, hand) = Script::new(&format!("wire{n}"), mac(n));
-            wires.push(hand);
             let host = options.host.then(|| Script::new(&format!("host{n}"), mac(n)));
+            if options.split {
+                for hand in [Some(&hand), host.as_ref().map(|(_, hand)| hand)].into_iter().flatten()
+                {
+                    let clients = Memory::of(place.clients);
+                    hand.lock().split = Some([place.daemon.again(), clients]);
+                }
+            }
+            wires.push(hand);
             hosts.push(host.as_ref().map(|(_, hand)| hand.clone()));
             (wire, host.map(|(port, _)| port as _))
         });
@@ -142,21 +166,51 @@ impl Rig {
     }
 
     /// Over ports of the caller's, on which it has no hand itself.
+    #[allow(dead_code, reason = "the tests over netmap use it")]
     pub(crate) fn over(
         options: Options,
         mut ports: impl FnMut(u8) -> (Box<dyn Port>, Option<Box<dyn Port>>),
+    ) -> Self {
+        Self::in_memory(options, false, |_, n| ports(n))
+    }
+
+    /// The same with a look at the memory. `is_region`: objects, clients' slots and a pool of 1,024 slots lie
+    /// side by side, in this order.
+    pub(crate) fn in_memory(
+        options: Options,
+        is_region: bool,
+        mut ports: impl FnMut(&mut Place<'_>, u8) -> (Box<dyn Port>, Option<Box<dyn Port>>),
     ) -> Self {
         let arena = Arena::reserve(SLOTS, SlotSize::DEFAULT).expect("address space");
         let segment = |name, writer, slots| {
             SlotRange::whole(arena.add_segment(name, writer, slots, false).expect("memory"))
         };
-        let mut daemon = segment("daemon", Writer::Daemon, 2048);
-        let client = segment("client", Writer::Client, 1024);
-        let port = daemon.split(options.port_slots).expect("slots");
+        let (objects, port, client, daemon);
+        if is_region {
+            objects = Some(segment("objects", Writer::Daemon, 1024));
+            client = segment("client", Writer::Client, 1024);
+            port = segment("port", Writer::Daemon, 1024);
+            daemon = segment("daemon", Writer::Daemon, 1024);
+        } else {
+            objects = None;
+            let mut rest = segment("daemon", Writer::Daemon, 2048);
+            client = segment("client", Writer::Client, 1024);
+            port = rest.split(options.port_slots).expect("slots");
+            daemon = rest;
+        }
         let memories = vec![Memory::of(&port)];
-        let mut switch = Switch::new(Pool::new(port).expect("a pool"), 7);
-        for n in 0..options.interfaces {
-            let (wire, host) = ports(n);
+        let port_segment = Arc::clone(port.segment());
+        let mut pool = Pool::new(port).expect("a pool");
+        let mut place = Place {
+            clients: &client,
+            daemon: &memories[0],
+            port: port_segment,
+            pool: &mut pool,
+            objects,
+        };
+        let made: Vec<_> = (0..options.interfaces).map(|n| ports(&mut place, n)).collect();
+        let mut switch = Switch::new(pool, 7);
+        for (n, (wire, host)) in (0..).zip(made) {
             let spec = InterfaceSpec {
                 mac: mac(n),
                 mtu: 1500,

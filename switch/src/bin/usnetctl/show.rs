@@ -144,13 +144,21 @@ fn exchanges(answer: &Value) -> String {
         return String::new();
     }
     let mut table = Table::new(&["PORT", "BACKEND", "REGION", "FRAMES", "WHY"]);
+    let mut sent = Table::new(&["PORT", "CLIENTS' FRAMES", "WHY"]);
     for port in rows {
         let exchange = &port["exchange"];
+        let cells = |keys: &[&str]| {
+            let cells = keys.iter().map(|key| cell(&exchange[*key]).replace('_', " "));
+            cells.collect::<Vec<_>>()
+        };
         let mut row = vec![cell(&port["name"]), cell(&port["backend"])];
-        row.extend(["region", "frames", "why"].map(|key| cell(&exchange[key]).replace('_', " ")));
+        row.extend(cells(&["region", "frames", "why"]));
         table.row(row);
+        let mut row = vec![cell(&port["name"])];
+        row.extend(cells(&["sends", "why_sends"]));
+        sent.row(row);
     }
-    format!("\n{}", table.render())
+    format!("\n{}\n{}", table.render(), sent.render())
 }
 
 pub(crate) fn clients(answer: &Value) -> String {
@@ -308,12 +316,17 @@ mod tests {
 
     #[test]
     fn how_frames_get_into_slots_is_said_of_ports_that_have_several_ways() {
-        let exchange = json!({ "region": "netmap", "frames": "cut_through", "why": "so" });
+        let exchange = json!({
+            "region": "netmap", "frames": "cut_through", "why": "so",
+            "sends": "copied", "why_sends": "no_driver",
+        });
         let wire = json!({ "name": "eth1", "backend": "netmap", "exchange": exchange });
         let text = status(&json!({ "interfaces": [{ "wire": wire, "host": null }] }));
-        let last = text.lines().last().unwrap();
-        let words: Vec<&str> = last.split_whitespace().collect();
-        assert_eq!(words, ["eth1", "netmap", "netmap", "cut", "through", "so"]);
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let lines: Vec<_> =
+            text.lines().filter(|line| line.starts_with("eth1")).map(words).collect();
+        assert!(lines.contains(&words("eth1 netmap netmap cut through so")), "{text}");
+        assert!(lines.contains(&words("eth1 copied no driver")), "{text}");
         assert!(!status(&json!({ "interfaces": [{ "wire": {} }] })).contains("REGION"));
     }
 

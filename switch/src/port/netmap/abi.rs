@@ -26,6 +26,8 @@ pub mod request {
 pub mod option {
     /// Memory of the caller as the port's region: [`ExtMem`](super::ExtMem).
     pub const EXTMEM: u32 = 1;
+    /// Frames begin in their buffers where their slots say: [`Offsets`](super::Offsets).
+    pub const OFFSETS: u32 = 5;
 }
 
 /// Number of the region that is common to all ports without one of their own.
@@ -69,6 +71,8 @@ pub mod flag {
 pub mod slot_flag {
     /// `buf_idx` is another than at the last sync.
     pub const BUF_CHANGED: u16 = 0x01;
+    /// The card is to tell when it has sent the packet, not only at every half ring.
+    pub const REPORT: u16 = 0x02;
     /// The packet goes on in the next slot.
     pub const MOREFRAG: u16 = 0x20;
     /// In a monitor's ring: the packet was sent, not received.
@@ -228,6 +232,24 @@ pub struct ExtMem {
     pub pools: PoolsInfo,
 }
 
+/// `struct nmreq_opt_offsets`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Offsets {
+    /// [`option::OFFSETS`].
+    pub option: OptionHeader,
+    /// In: the largest that will be used; out: the largest that is not cut.
+    pub most: u64,
+    /// In: what all slots begin with.
+    pub initial: u64,
+    /// In: bits of a slot's pointer that are an offset; 0 for all.
+    pub bits: u32,
+    /// Zero.
+    pub tx_align: u32,
+    /// In: least distance between two frames of one buffer; 0 if there is one in each.
+    pub least_gap: u64,
+}
+
 /// Offsets, in bytes, of what lies in a region. Counts and positions are 32 bits, `ring_ofs` and
 /// `buf_ofs` 64.
 pub mod layout {
@@ -274,6 +296,8 @@ pub mod layout {
         pub const LENGTH: usize = 4;
         /// Of [`slot_flag`](super::super::slot_flag), 16 bits.
         pub const FLAGS: usize = 6;
+        /// Where an offset stands if there are such, 64 bits.
+        pub const POINTER: usize = 8;
         /// Bytes of a slot.
         pub const SIZE: usize = 16;
     }
@@ -298,4 +322,6 @@ const _: () = {
     assert!(size_of::<OptionHeader>() == 24 && offset_of!(OptionHeader, status) == 12);
     assert!(size_of::<ExtMem>() == 96);
     assert!(offset_of!(ExtMem, address) == 24 && offset_of!(ExtMem, pools) == 32);
+    assert!(size_of::<Offsets>() == 56 && offset_of!(Offsets, most) == 24);
+    assert!(offset_of!(Offsets, bits) == 40 && offset_of!(Offsets, least_gap) == 48);
 };

@@ -12,10 +12,10 @@
 
 use super::Netmap;
 use super::abi::slot_flag;
-use super::port::{copy_in, longest};
+use super::frames::{copy_in, longest};
 use super::region::{Slot, inconsistent};
 use crate::classify::HEAD_LEN;
-use crate::port::{BURST, Exchange, Handling, Region};
+use crate::port::{BURST, Exchange, Handling, Region, Sends};
 use std::io;
 use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
 
@@ -88,7 +88,8 @@ impl Netmap {
             }
             (None, false) => (Region::Netmap, Handling::Copied, self.why_netmaps),
         };
-        Exchange { region, frames, why }
+        let sends = if self.split.is_some() { Sends::Split } else { Sends::Copied };
+        Exchange { region, frames, why, sends, why_sends: self.why_sends }
     }
 
     /// Whether buffers may change places between the two ports' rings.

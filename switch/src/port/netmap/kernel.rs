@@ -10,7 +10,7 @@
 //! Two implement it: [`Module`](super::Module), the real one, and the double that tests and the demo
 //! use where the module is not loaded (`docs/netmap.md` says what it does not prove).
 
-use super::abi::{ExtMem, PoolsInfo, PortInfo, Register};
+use super::abi::{ExtMem, Offsets, PoolsInfo, PortInfo, Register};
 use core::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -25,6 +25,9 @@ pub enum Control<'a> {
         /// Memory that is to be the port's region. Its `option.status` says whether it was what
         /// was refused, also if the call fails. `option.next` is set by the device.
         extmem: Option<&'a mut ExtMem>,
+        /// Where frames are to begin in their buffers; not with `extmem`. Its `option.status` and
+        /// `option.next` are as that one's.
+        offsets: Option<&'a mut Offsets>,
     },
     /// Asks for a port's rings.
     PortInfo(&'a mut PortInfo),
@@ -48,6 +51,16 @@ pub trait Kernel: Debug + Send + Sync {
     /// # Errors
     /// `NotFound` if there is no netmap here; what the kernel refused.
     fn open(&self) -> io::Result<Box<dyn Device>>;
+
+    /// Whether the driver of an interface sends one frame from several slots (`NS_MOREFRAG`). No request
+    /// tells.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn sends_from_several_slots(&self, name: &str) -> Result<(), &'static str> {
+        let _ = name;
+        Err("its driver is not known to send a frame from several slots")
+    }
 }
 
 /// An open `/dev/netmap`, or its double. Dropping it closes the port, unless a mapping of its memory

@@ -9,7 +9,9 @@
 //!   cut      buffers that go from ring to ring, of two ports in one region of netmap's own
 //!   open     a name -> one port, or two on one descriptor
 //!   batch    when a sync is due
-//!   port     receive and transmit, by swapping or by copying
+//!   split    frames whose rest is sent from a client's slot
+//!   frames   one frame between ring and pool, by swapping or by copying
+//!   port     receive and transmit
 //! ```
 //!
 //! `docs/netmap.md` says what is copied when, and what was tried against the real module.
@@ -20,16 +22,18 @@ mod batch;
 mod cut;
 #[cfg(feature = "netmap-double")]
 pub mod double;
+mod frames;
 mod kernel;
 mod module;
 mod name;
 mod open;
 mod port;
 mod region;
+mod split;
 
 pub use bank::Bank;
 pub(crate) use cut::{Glimpse, Glimpses};
 pub use kernel::{Control, Device, Direction, Kernel};
 pub use module::{Module, PATH, is_native_veth};
 pub use name::{BadName, PortName};
-pub use port::{Netmap, NetmapSpec};
+pub use port::{Netmap, NetmapSpec, Wish};

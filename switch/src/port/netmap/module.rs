@@ -4,6 +4,7 @@
 
 use super::abi::{self, API, Header, NAME_SIZE, OptionHeader, PoolsInfo, PortInfo, Register};
 use super::kernel::{Control, Device, Direction, Kernel};
+use crate::net;
 use core::ffi::c_void;
 use core::mem::size_of;
 use core::ptr;
@@ -24,6 +25,35 @@ impl Kernel for Module {
         let file = OpenOptions::new().read(true).write(true).open(PATH)?;
         Ok(Box::new(OpenModule { file }))
     }
+
+    fn sends_from_several_slots(&self, name: &str) -> Result<(), &'static str> {
+        let driver = net::driver(name).map_err(|_| "nobody says which driver it has")?;
+        if !GATHERING.contains(&driver.as_str()) {
+            return Err("its driver does not send a frame from several slots");
+        }
+        // With the same name, but without netmap: the generic adapter sends each slot as a frame.
+        if is_served_by_driver(&driver) {
+            Ok(())
+        } else {
+            Err(
+                "its driver is not netmap's own, and the generic adapter sends each slot as a frame",
+            )
+        }
+    }
+}
+
+/// Drivers of netmap 89607e1406c1 that take `NS_MOREFRAG` when they transmit, and offsets in slots.
+const GATHERING: [&str; 7] = ["e1000", "e1000e", "igb", "ixgbe", "ixgbevf", "i40e", "ice"];
+
+/// Whether a driver (a kernel module of that name) was built with netmap, and netmap was not told to leave
+/// it alone.
+fn is_served_by_driver(driver: &str) -> bool {
+    let serves_drivers = || {
+        let mode = std::fs::read_to_string("/sys/module/netmap/parameters/admode");
+        // 2: never by the driver.
+        mode.is_ok_and(|mode| mode.trim() != "2")
+    };
+    Path::new("/sys/module/netmap/holders").join(driver).exists() && serves_drivers()
 }
 
 /// Whether an interface of this kind (`Link::kind`) is a veth whose driver netmap serves itself. Such a
@@ -32,14 +62,7 @@ impl Kernel for Module {
 /// (seen with netmap 89607e1406c1).
 #[must_use]
 pub fn is_native_veth(kind: Option<&str>) -> bool {
-    let serves_drivers = || {
-        let mode = std::fs::read_to_string("/sys/module/netmap/parameters/admode");
-        // 2: never by the driver.
-        mode.is_ok_and(|mode| mode.trim() != "2")
-    };
-    kind == Some("veth")
-        && Path::new("/sys/module/netmap/holders/veth").exists()
-        && serves_drivers()
+    kind == Some("veth") && is_served_by_driver("veth")
 }
 
 #[derive(Debug)]
@@ -75,13 +98,17 @@ impl Device for OpenModule {
         place.copy_from_slice(name.as_bytes());
         let address = |body: *mut c_void| body.expose_provenance() as u64;
         match request {
-            Control::Register { body, extmem } => {
+            Control::Register { body, extmem, offsets } => {
                 header.request = abi::request::REGISTER;
                 header.body = address(ptr::from_mut::<Register>(body).cast());
                 if let Some(extmem) = extmem {
                     extmem.option =
                         OptionHeader { kind: abi::option::EXTMEM, ..OptionHeader::default() };
                     header.options = address(ptr::from_mut(extmem).cast());
+                } else if let Some(offsets) = offsets {
+                    offsets.option =
+                        OptionHeader { kind: abi::option::OFFSETS, ..OptionHeader::default() };
+                    header.options = address(ptr::from_mut(offsets).cast());
                 }
             }
             Control::PortInfo(body) => {

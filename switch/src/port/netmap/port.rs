@@ -4,6 +4,7 @@
 //!   swap   receive:  ring slot [a] <-> [b] free slot of the pool     frame = a, nothing was copied
 //!          transmit: ring slot [c] <-> [d] frame                     c is free again
 //!   copy   receive:  ring slot  --> free slot        transmit: frame --> ring slot
+//!   split  transmit: two ring slots, the head's and the client's          (`split`)
 //! ```
 //!
 //! - Swapped are only slots of the region that is the pool's own memory ([`Bank`]), where the kernel
@@ -12,20 +13,25 @@
 //!   compared with it and never used instead.
 //! - Slots given back reach the kernel with the next sync; `batch` says when that is.
 
-use super::abi::slot_flag;
 use super::bank::Bank;
 use super::batch::{Owed, is_due};
+use super::frames::{copy_in, copy_out, longest, swap_in, swap_out};
 use super::kernel::Direction;
 use super::name::PortName;
 use super::open::Shared;
-use super::region::{Region, Ring, Sides, Slot, inconsistent};
+use super::region::{Region, Ring, Sides, inconsistent};
+use super::split::Split;
 use crate::classify::Mac;
 use crate::port::{Burst, Exchange, Port, PortCounters, PortInfo};
 use crate::time::Time;
+use core::ops::Range;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use usnet_shmring::pool::{Frame, Loose, MIN_FRAME, Pool};
+
+/// Why frames of clients are copied where nobody asked for anything else.
+pub(super) const NOT_ASKED: &str = "it was not asked for";
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -38,12 +44,22 @@ pub struct NetmapSpec {
     pub mtu: u16,
 }
 
+/// Whether frames of clients are to be sent in part from where they lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// All of a frame is copied, for this reason.
+    Copy(&'static str),
+    /// As far as the kernel grants it. The driver has been asked
+    /// ([`Kernel::sends_from_several_slots`](super::Kernel::sends_from_several_slots)).
+    Split,
+}
+
 /// A ring, and in a region of ours what each of its slots holds.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) ring: Ring,
     /// By slot; empty where frames are copied.
-    frames: Vec<Option<Frame>>,
+    pub(super) frames: Vec<Option<Frame>>,
     /// By slot, before the first use: what the pool that it will be used with has not got yet.
     loose: Vec<Loose>,
 }
@@ -72,6 +88,10 @@ pub struct Netmap {
     has_moved_in: bool,
     /// What was put into the transmit ring since its last sync.
     owed: Owed,
+    /// Where the rest of a frame may stay in a client's slot.
+    pub(super) split: Option<Split>,
+    /// Why it may, or may not.
+    pub(super) why_sends: &'static str,
     pub(super) counters: PortCounters,
 }
 
@@ -104,6 +124,8 @@ impl Netmap {
             turn: 0,
             has_moved_in: false,
             owed: Owed::default(),
+            split: None,
+            why_sends: NOT_ASKED,
             counters: PortCounters::default(),
         };
         // On an error what was taken out of the bank goes back when `opened` is dropped.
@@ -163,6 +185,12 @@ impl Netmap {
         self.bank.is_some()
     }
 
+    /// Whether the rest of what a client sends may stay in its slot.
+    #[must_use]
+    pub fn splits(&self) -> bool {
+        self.split.is_some()
+    }
+
     /// Number of transmit and receive rings.
     #[must_use]
     pub fn rings(&self) -> (usize, usize) {
@@ -170,6 +198,11 @@ impl Netmap {
     }
 
     fn sync(&mut self, direction: Direction) -> io::Result<()> {
+        if let (Direction::Transmit, Some(split), Some(held)) =
+            (direction, &mut self.split, self.transmit.first_mut())
+        {
+            split.ask_for_report(held);
+        }
         let rings = match direction {
             Direction::Transmit => &mut self.transmit,
             Direction::Receive => &mut self.receive,
@@ -202,6 +235,33 @@ impl Netmap {
         self.sync(Direction::Transmit)
     }
 
+    /// Sends clients' slots home that the card has done with; if it is time to, the kernel is asked how far it
+    /// is.
+    #[cold]
+    fn follow_up(&mut self, pool: &mut Pool, now: Time) -> io::Result<()> {
+        self.reclaim(pool);
+        if self.split.as_mut().is_some_and(|split| split.asks(now)) {
+            self.send_owed()?;
+            self.reclaim(pool);
+        }
+        Ok(())
+    }
+
+    /// Sends clients' slots home that the card has done with, as far as is known.
+    fn reclaim(&mut self, pool: &mut Pool) {
+        if let (Some(split), Some(held), Some(bank)) =
+            (&mut self.split, self.transmit.first_mut(), &self.bank)
+        {
+            split.reclaim(held, bank, pool);
+        }
+    }
+
+    /// Whether a rest of a frame is with the card.
+    #[inline]
+    fn has_split(&self) -> bool {
+        self.split.as_ref().is_some_and(|split| !split.is_idle())
+    }
+
     /// Takes what lies in the receive rings, one ring after the other.
     fn take(&mut self, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
         let Self { receive, bank, region, counters, turn, .. } = self;
@@ -229,8 +289,10 @@ impl Netmap {
     }
 
     /// Puts frames into the first transmit ring: one ring, so that none overtakes another.
-    fn put(&mut self, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
-        let Self { transmit, bank, region, counters, info, is_silent, .. } = self;
+    fn put(&mut self, now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+        // Before a slot of the ring is used again.
+        self.reclaim(pool);
+        let Self { transmit, bank, region, counters, info, is_silent, split, .. } = self;
         let Some(held) = transmit.first_mut().filter(|_| !*is_silent) else {
             let count = from.clear(pool);
             counters.transmit_errors += count as u64;
@@ -241,6 +303,33 @@ impl Netmap {
         while held.ring.available() > 0
             && let Some(frame) = from.pop()
         {
+            if let (Some(split), Some(bank)) = (split.as_mut(), &*bank)
+                && let Some(tail) = pool.tail(&frame)
+            {
+                if held.ring.available() < 2 {
+                    from.put_back(frame);
+                    break;
+                }
+                count += 1;
+                let length = frame.len() + usize::from(tail.length);
+                let put = if length > longest {
+                    Err(frame)
+                } else {
+                    split.put(held, bank, pool, (frame, tail), now)
+                };
+                match put {
+                    Ok(()) => {
+                        counters.transmitted += 1;
+                        counters.transmitted_bytes += length as u64;
+                        counters.split += 1;
+                    }
+                    Err(frame) => {
+                        counters.transmit_errors += 1;
+                        pool.free(frame);
+                    }
+                }
+                continue;
+            }
             count += 1;
             let length = frame.len();
             if length > longest || length < usize::from(MIN_FRAME) {
@@ -261,191 +350,42 @@ impl Netmap {
     }
 }
 
-/// Bytes of the longest frame that a port takes, with two tags.
-pub(super) fn longest(mtu: u16, region: &Region) -> usize {
-    (usize::from(mtu) + 22).min(region.buffer_size())
-}
-
-/// Takes the first slot's frame, leaving a free slot of the pool in its place. `None`, and the slot is
-/// given back as it is, if it holds no whole frame or there is no free slot.
-#[inline]
-fn swap_in(
-    held: &mut Held,
-    bank: &Bank,
-    pool: &mut Pool,
-    counters: &mut PortCounters,
-) -> io::Result<Option<Frame>> {
-    let index = held.ring.head();
-    let (Some(slot), Some(place)) = (held.ring.slot(index), held.frames.get_mut(index as usize))
-    else {
-        return Err(inconsistent("a ring with its head outside"));
-    };
-    let expected = place.as_ref().and_then(|frame| bank.buffer(frame.slot()));
-    if expected.is_none_or(|buffer| buffer.0 != slot.buffer) {
-        return Err(inconsistent("another buffer in a slot than was put there"));
-    }
-    if slot.flags & slot_flag::MOREFRAG != 0 || slot.length < MIN_FRAME {
-        skip(&mut held.ring, slot, counters);
-        return Ok(None);
-    }
-    let spare = pool.alloc();
-    let Some((spare, buffer)) = spare.and_then(|s| Some((bank.buffer(s.slot())?, s))).map(swap)
-    else {
-        counters.no_slot += 1;
-        held.ring.advance();
-        return Ok(None);
-    };
-    let taken = place.replace(spare);
-    held.ring.set_slot(index, Slot::swapped(buffer, 0));
-    held.ring.advance();
-    let Some(mut frame) = taken else { return Ok(None) };
-    if !pool.set_window(&mut frame, 0, slot.length) {
-        counters.receive_errors += 1;
-        pool.free(frame);
-        return Ok(None);
-    }
-    Ok(Some(frame))
-}
-
-fn swap<A, B>((a, b): (A, B)) -> (B, A) {
-    (b, a)
-}
-
-/// Gives back a packet that is no frame for us: all its slots.
-#[cold]
-fn skip(ring: &mut Ring, first: Slot, counters: &mut PortCounters) {
-    counters.receive_errors += 1;
-    let mut slot = first;
-    loop {
-        ring.advance();
-        if slot.flags & slot_flag::MOREFRAG == 0 || ring.available() == 0 {
-            break;
-        }
-        match ring.slot(ring.head()) {
-            Some(next) => slot = next,
-            None => break,
-        }
-    }
-}
-
-/// Copies the packet that begins in the first slot, from however many buffers.
-#[inline]
-pub(super) fn copy_in(
-    ring: &mut Ring,
-    region: &Region,
-    pool: &mut Pool,
-    counters: &mut PortCounters,
-) -> Option<Frame> {
-    let Some(mut frame) = pool.alloc() else {
-        counters.no_slot += 1;
-        if let Some(slot) = ring.slot(ring.head()) {
-            skip(ring, slot, counters);
-            counters.receive_errors -= 1;
-        }
-        return None;
-    };
-    let mut length = 0usize;
-    let mut fits = true;
-    loop {
-        let slot = ring.slot(ring.head())?;
-        let buffer = region.buffer(slot.buffer);
-        let part = usize::from(slot.length);
-        let end = u16::try_from(length + part).ok();
-        // The window grows piece by piece, so that it never shows what was not written.
-        fits &= match (buffer, end) {
-            (Some(buffer), Some(end)) if pool.set_window(&mut frame, 0, end) => pool
-                .bytes_mut(&mut frame)
-                .get_mut(length..)
-                .is_some_and(|into| region.read(buffer, into)),
-            _ => false,
-        };
-        length += part;
-        ring.advance();
-        if slot.flags & slot_flag::MOREFRAG == 0 || ring.available() == 0 {
-            // A packet that goes on where nothing has arrived is cut.
-            fits &= slot.flags & slot_flag::MOREFRAG == 0;
-            break;
-        }
-    }
-    if !fits || frame.len() < usize::from(MIN_FRAME) {
-        counters.receive_errors += 1;
-        pool.free(frame);
-        return None;
-    }
-    Some(frame)
-}
-
-/// Puts a frame into the first slot; what lay there was sent and is free.
-#[inline]
-fn swap_out(held: &mut Held, bank: &Bank, pool: &mut Pool, frame: Frame) -> io::Result<()> {
-    let index = held.ring.head();
-    let place = held.frames.get_mut(index as usize);
-    let (Some(place), Some(buffer)) = (place, bank.buffer(frame.slot())) else {
-        pool.free(frame);
-        return Err(inconsistent("a ring with its head outside"));
-    };
-    let length = u16::try_from(frame.len()).unwrap_or(0);
-    held.ring.set_slot(index, Slot::swapped(buffer, length));
-    if let Some(sent) = place.replace(frame) {
-        pool.free(sent);
-    }
-    held.ring.advance();
-    Ok(())
-}
-
-/// Copies a frame into the first slot's buffer.
-#[inline]
-fn copy_out(held: &mut Held, region: &Region, pool: &mut Pool, frame: Frame) -> io::Result<()> {
-    let index = held.ring.head();
-    let slot = held.ring.slot(index);
-    let written =
-        slot.and_then(|slot| region.buffer(slot.buffer).zip(Some(slot))).map(|(buffer, slot)| {
-            // No larger than a buffer: `put` has looked.
-            let length = u16::try_from(frame.len()).unwrap_or(0);
-            region.write(buffer, pool.bytes(&frame)) && {
-                let flags = slot.flags & slot_flag::BUF_CHANGED;
-                held.ring.set_slot(index, Slot { length, flags, ..slot });
-                true
-            }
-        });
-    pool.free(frame);
-    if written != Some(true) {
-        return Err(inconsistent("a transmit slot without a buffer"));
-    }
-    held.ring.advance();
-    Ok(())
-}
-
 impl Port for Netmap {
     fn info(&self) -> &PortInfo {
         &self.info
     }
 
-    fn receive(&mut self, _: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+    fn receive(&mut self, now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
         if !self.has_moved_in {
             self.move_in(pool);
+        }
+        if self.has_split() {
+            self.follow_up(pool, now)?;
         }
         self.refill()?;
         self.take(pool, into)
     }
 
-    fn transmit(&mut self, _: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
+    fn transmit(&mut self, now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
         if !self.has_moved_in {
             self.move_in(pool);
         }
         let is_full = from.room() == 0;
-        let mut count = self.put(pool, from)?;
+        let mut count = self.put(now, pool, from)?;
         let ring = self.transmit.first().map_or(0, |held| held.ring.count());
         if self.owed.add(count, is_full && from.is_empty(), ring) {
             self.send_owed()?;
         }
         if !from.is_empty() {
             // The sync may have shown room.
-            let more = self.put(pool, from)?;
+            let more = self.put(now, pool, from)?;
             if more > 0 {
                 self.send_owed()?;
             }
             count += more;
+        }
+        if self.has_split() {
+            self.reclaim(pool);
         }
         Ok(count)
     }
@@ -467,12 +407,20 @@ impl Port for Netmap {
     }
 
     fn next_event(&self) -> Option<Time> {
-        self.owed.any().then_some(Time(0))
+        let at_once = self.owed.any().then_some(Time(0));
+        at_once.or_else(|| self.split.as_ref()?.asks_at())
+    }
+
+    fn tails(&self) -> Range<u32> {
+        self.split.as_ref().map_or(0..0, |split| split.slots.clone())
     }
 
     /// What the rings hold goes to the bank: it is the kernel's when the device closes.
     fn close(&mut self, pool: &mut Pool) {
-        let Self { transmit, receive, bank: Some(bank), .. } = self else { return };
+        let Self { transmit, receive, bank: Some(bank), split, .. } = self else { return };
+        if let (Some(split), Some(held)) = (split, transmit.first_mut()) {
+            split.give_up(held, bank, pool);
+        }
         for held in transmit.iter_mut().chain(receive) {
             let frames = held.frames.drain(..).flatten();
             frames.filter_map(|frame| pool.give_up(frame)).for_each(|loose| bank.put(loose));

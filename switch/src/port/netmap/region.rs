@@ -37,14 +37,14 @@ enum Backing {
     /// The kernel's own memory, mapped from the device.
     Mapped { _map: MmapRaw },
     /// Our own, which was given to the kernel.
-    Segments { _segments: [Arc<Segment>; 2] },
+    Segments { _segments: Vec<Arc<Segment>> },
 }
 
 /// The memory of one region.
 #[derive(Debug)]
 pub(super) struct Region {
     base: NonNull<u8>,
-    size: usize,
+    /// Everything but buffers lies before this.
     buffers_at: usize,
     buffer_size: usize,
     buffers: u32,
@@ -79,21 +79,28 @@ impl Region {
         Self::over(base, size, pools, Backing::Mapped { _map: map })
     }
 
-    /// A region over two segments of ours that lie side by side.
+    /// A region over segments of ours that lie side by side, the first of which has all but buffers.
     pub(super) fn of_segments(
-        objects: &Arc<Segment>,
-        buffers: &Arc<Segment>,
+        segments: Vec<Arc<Segment>>,
         pools: &PoolsInfo,
     ) -> io::Result<Arc<Self>> {
-        let (first, second) = (objects.bytes(), buffers.bytes());
-        let segments = [Arc::clone(objects), Arc::clone(buffers)];
-        let follows =
-            first.cast::<u8>().as_ptr().wrapping_add(first.len()) == second.cast::<u8>().as_ptr();
-        if !follows {
-            return Err(inconsistent("two parts that are no neighbours"));
+        let neighbours = segments.iter().zip(segments.iter().skip(1));
+        let end = |segment: &Segment| {
+            let bytes = segment.bytes();
+            bytes.cast::<u8>().as_ptr().wrapping_add(bytes.len())
+        };
+        let follow = |(first, second): (&Arc<Segment>, &Arc<Segment>)| {
+            end(first) == second.bytes().cast::<u8>().as_ptr()
+        };
+        let (true, Some(first)) = (neighbours.into_iter().all(follow), segments.first()) else {
+            return Err(inconsistent("parts that are no neighbours"));
+        };
+        let base = first.bytes().cast();
+        let size = segments.iter().map(|segment| segment.bytes().len()).sum();
+        if pools.buffer_offset > first.bytes().len() as u64 {
+            return Err(inconsistent("rings where buffers should be"));
         }
-        let size = first.len() + second.len();
-        Self::over(first.cast(), size, pools, Backing::Segments { _segments: segments })
+        Self::over(base, size, pools, Backing::Segments { _segments: segments })
     }
 
     fn over(
@@ -110,7 +117,7 @@ impl Region {
         if buffer_size == 0 || buffers <= RESERVED_BUFFERS || end.is_none_or(|end| end > size) {
             return Err(inconsistent("buffers outside of it"));
         }
-        Ok(Arc::new(Self { base, size, buffers_at, buffer_size, buffers, _backing: backing }))
+        Ok(Arc::new(Self { base, buffers_at, buffer_size, buffers, _backing: backing }))
     }
 
     /// Bytes of a buffer.
@@ -158,15 +165,18 @@ impl Region {
 
     #[inline]
     fn word(&self, at: usize) -> Option<&AtomicU32> {
-        let fits = at.is_multiple_of(4) && at.checked_add(4).is_some_and(|end| end <= self.size);
-        // SAFETY: aligned (the base is at a page), in the region, which `self` keeps mapped; both
-        // sides use it as a word.
+        // Never in a buffer, which others may be able to write.
+        let fits =
+            at.is_multiple_of(4) && at.checked_add(4).is_some_and(|end| end <= self.buffers_at);
+        // SAFETY: aligned (the base is at a page), in the region (`over`), which `self` keeps mapped;
+        // both sides use it as a word.
         fits.then(|| unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(at).cast()) })
     }
 
     #[inline]
     fn long(&self, at: usize) -> Option<&AtomicU64> {
-        let fits = at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.size);
+        let fits =
+            at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.buffers_at);
         // SAFETY: as for `word`.
         fits.then(|| unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) })
     }
@@ -324,7 +334,7 @@ impl Ring {
             return Err(inconsistent("a ring of too few or too many slots"));
         }
         let end = at + ring::SLOTS + count as usize * slot::SIZE;
-        if end > region.size || !at.is_multiple_of(8) {
+        if end > region.buffers_at || !at.is_multiple_of(8) {
             return Err(inconsistent("a ring outside of it"));
         }
         let buffers =
@@ -435,6 +445,31 @@ impl Ring {
     #[inline(always)]
     pub(super) fn slot(&self, index: u32) -> Option<Slot> {
         Some(Slot::unpack(self.slot_at(index)?.load(Ordering::Relaxed)))
+    }
+
+    /// Writes where in its buffer the frame of slot `index` begins; without effect for the kernel unless
+    /// offsets were granted for the ring.
+    #[inline]
+    pub(super) fn set_offset(&mut self, index: u32, offset: u16) {
+        let at = self.at + ring::SLOTS + index as usize * slot::SIZE + slot::POINTER;
+        if let Some(word) = (index < self.count).then(|| self.region.long(at)).flatten() {
+            word.store(offset.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// The position after `index`.
+    #[inline]
+    pub(super) fn after(&self, index: u32) -> u32 {
+        if index + 1 >= self.count { 0 } else { index + 1 }
+    }
+
+    /// Whether the kernel has done with what it was given in slot `index`. So it has with the one under
+    /// `tail`, which is not ours all the same.
+    #[inline]
+    pub(super) fn is_done(&self, index: u32) -> bool {
+        let distance =
+            if index >= self.head { index - self.head } else { index + self.count - self.head };
+        distance <= self.available()
     }
 
     /// Writes slot `index`.

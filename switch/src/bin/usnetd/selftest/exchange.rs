@@ -2,7 +2,7 @@
 
 use std::io;
 use std::time::{Duration, Instant};
-use usnet_shmring::pool::Pool;
+use usnet_shmring::pool::{Frame, Pool};
 use usnet_switch::port::{Burst, Port};
 use usnet_switch::time::Time;
 
@@ -111,8 +111,50 @@ pub(super) fn settle(
     Ok(false)
 }
 
+/// Where the frames of an exchange are made.
+pub(super) trait Source {
+    /// A frame of `length` bytes that `fill` writes; `None` if there is no slot just now.
+    fn make(
+        &mut self,
+        pool: &mut Pool,
+        length: u16,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> io::Result<Option<Frame>>;
+}
+
+/// In slots of the pool.
+struct Slots;
+
+impl Source for Slots {
+    fn make(
+        &mut self,
+        pool: &mut Pool,
+        length: u16,
+        fill: &mut dyn FnMut(&mut [u8]),
+    ) -> io::Result<Option<Frame>> {
+        let Some(mut frame) = pool.alloc() else { return Ok(None) };
+        if !pool.set_window(&mut frame, 0, length) {
+            pool.free(frame);
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        fill(pool.bytes_mut(&mut frame));
+        Ok(Some(frame))
+    }
+}
+
 /// Sends frames by one port and takes them at the other.
 pub(super) fn exchange(
+    from: &mut dyn Port,
+    to: &mut dyn Port,
+    pool: &mut Pool,
+    load: Load,
+) -> io::Result<Outcome> {
+    exchange_of(&mut Slots, from, to, pool, load)
+}
+
+/// The same with frames of another make.
+pub(super) fn exchange_of(
+    source: &mut dyn Source,
     from: &mut dyn Port,
     to: &mut dyn Port,
     pool: &mut Pool,
@@ -130,13 +172,10 @@ pub(super) fn exchange(
             && outcome.sent < load.frames
             && outcome.sent.saturating_sub(next) < load.window
         {
-            let Some(mut frame) = pool.alloc() else { break };
             let length = u16::try_from(load.size).unwrap_or(u16::MAX);
-            if !pool.set_window(&mut frame, 0, length) {
-                pool.free(frame);
-                return Err(io::ErrorKind::InvalidInput.into());
-            }
-            write(pool.bytes_mut(&mut frame), load.first + outcome.sent);
+            let number = load.first + outcome.sent;
+            let made = source.make(pool, length, &mut |bytes| write(bytes, number))?;
+            let Some(frame) = made else { break };
             outcome.sent += 1;
             if let Err(frame) = out.push(frame) {
                 pool.free(frame);

@@ -13,12 +13,14 @@
 //! Frames have an EtherType for experiments; nothing answers them. The interface is in netmap mode for
 //! some seconds, and what the kernel sends and receives meanwhile is lost.
 
+mod client;
 mod exchange;
 mod names;
 
 use crate::report::Report;
 use clap::{Args, Subcommand};
-use exchange::{Load, exchange, settle};
+use client::Client;
+use exchange::{Load, exchange, exchange_of, settle};
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,12 +31,13 @@ use usnet_switch::config;
 use usnet_switch::control::memory::Memory;
 use usnet_switch::net::offload::{KeptOffloads, Offload};
 use usnet_switch::net::{KeptQdisc, Link, LinkState, Netlink};
-use usnet_switch::port::Port;
 use usnet_switch::port::af_packet::{AfPacket, AfPacketSpec, RingVersion};
 use usnet_switch::port::netmap::abi::PortInfo;
 use usnet_switch::port::netmap::{
-    Bank, Control, Kernel, Netmap, NetmapSpec, PortName, is_native_veth,
+    Bank, Control, Kernel, Netmap, NetmapSpec, PortName, Wish, is_native_veth,
 };
+use usnet_switch::port::{Burst, Port};
+use usnet_switch::time::Time;
 
 /// What is tested.
 #[derive(Debug, Subcommand)]
@@ -108,7 +111,7 @@ fn steps(args: &NetmapArgs, kernel: Arc<dyn Kernel>, report: &mut Report) -> io:
     );
     report.add("netmap knows the interface", true, None, "", &rings);
 
-    let mut bench = prepare(kernel, &info, args.frames)?;
+    let mut bench = prepare(kernel, interface, &info, args.frames)?;
     region(&mut bench, &info, report);
     report.progress("pipes and VALE");
     pipe(&mut bench, interface, report)?;
@@ -118,7 +121,12 @@ fn steps(args: &NetmapArgs, kernel: Arc<dyn Kernel>, report: &mut Report) -> io:
     card(&mut bench, args, report)
 }
 
-fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<Bench> {
+fn prepare(
+    kernel: Arc<dyn Kernel>,
+    interface: &str,
+    info: &PortInfo,
+    frames: u64,
+) -> io::Result<Bench> {
     // What its rings need, and those of the host rings that are tried beyond the usual pair.
     let more = info.tx_slots.max(info.rx_slots) * 2 * u32::from(names::HOST_RINGS);
     let held = info.ring_buffers() + more;
@@ -130,9 +138,15 @@ fn prepare(kernel: Arc<dyn Kernel>, info: &PortInfo, frames: u64) -> io::Result<
         arena_slots: port_slots + 8192,
         huge_pages: true,
     };
-    let ((memory, mut pools), objects) =
-        Memory::with_objects(&config, 1).map_err(io::Error::other)?;
-    let bank = Bank::open(kernel.as_ref(), &objects, memory.port(), &mut pools, held);
+    // A client's slots lie among the card's buffers where the card can send from there.
+    let can_split = kernel.sends_from_several_slots(interface);
+    let groups: &[&str] = if can_split.is_ok() { &[client::GROUP] } else { &[] };
+    let ((mut memory, mut pools), objects) =
+        Memory::with_objects(&config, 1, groups).map_err(io::Error::other)?;
+    let segments = memory.lasting_groups();
+    let (port, pool) = (memory.port(), &mut pools);
+    let bank = Bank::with_groups(kernel.as_ref(), &objects, &segments, port, pool, held);
+    memory.zero_free_slots_of_groups();
     let bank = match bank {
         Ok(bank) => Some(bank),
         Err(error) => {
@@ -161,7 +175,11 @@ fn region(bench: &mut Bench, info: &PortInfo, report: &mut Report) {
 impl Bench {
     fn open(&self, name: PortName, mtu: u16) -> io::Result<Netmap> {
         let (spec, bank) = self.spec(name, mtu);
-        Netmap::open(self.kernel.as_ref(), &spec, bank)
+        let wish = match self.kernel.sends_from_several_slots(&spec.name.port) {
+            Ok(()) => Wish::Split,
+            Err(why) => Wish::Copy(why),
+        };
+        Netmap::open_wishing(self.kernel.as_ref(), &spec, bank, wish)
     }
 
     fn both(&self, name: &str, mtu: u16) -> io::Result<(Netmap, Netmap)> {
@@ -330,6 +348,44 @@ fn one_descriptor(
     Ok(())
 }
 
+/// Frames whose rest is sent from a client's slots.
+fn from_client(
+    bench: &mut Bench,
+    nic: &mut Netmap,
+    there: &mut dyn Port,
+    mtu: u16,
+    report: &mut Report,
+) -> io::Result<()> {
+    let what = "card to the other end, from a client's slots";
+    if !nic.splits() {
+        let why = nic.exchange().map_or("", |exchange| exchange.why_sends);
+        report.add(what, true, None, "", &format!("not here: {why}"));
+        return Ok(());
+    }
+    let mut client = Client::attach(&mut bench.memory, &mut bench.pool)?;
+    let load = Load {
+        first: 1 << 42,
+        frames: bench.frames,
+        size: usize::from(mtu) + 14,
+        window: 64,
+        patience: Duration::from_secs(3),
+    };
+    let outcome = exchange_of(&mut client, nic, there, &mut bench.pool, load)?;
+    // The last ones come back when the card is asked once more.
+    let end = Instant::now() + Duration::from_secs(1);
+    while !client.has_all(&mut bench.pool) && Instant::now() < end {
+        nic.transmit(Time(0), &mut bench.pool, &mut Burst::new())?;
+    }
+    let (is_whole, has_all) = (outcome.is_whole(), client.has_all(&mut bench.pool));
+    let note = match (is_whole, has_all) {
+        (true, true) => format!("{} bytes each", load.size),
+        (true, false) => "not all of its slots came back".to_owned(),
+        _ => format!("{} sent, {} came, {} wrong", outcome.sent, outcome.received, outcome.wrong),
+    };
+    report.add(what, is_whole && has_all, Some(outcome.rate()), "M/s", &note);
+    Ok(())
+}
+
 fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result<()> {
     let name = args.interface.as_str();
     let before = link(name)?;
@@ -353,6 +409,7 @@ fn card(bench: &mut Bench, args: &NetmapArgs, report: &mut Report) -> io::Result
     if let Some(peer) = &args.peer {
         let mut there = bench.far_end(peer, mtu)?;
         bench.try_settled_path("card to the other end", &mut nic, there.as_mut(), report)?;
+        from_client(bench, &mut nic, there.as_mut(), mtu, report)?;
         // Cards may hand out what was in their buffers before in the first lap of a ring (netmap's
         // driver for e1000 does so with one of them).
         let first = Load {

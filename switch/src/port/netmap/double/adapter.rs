@@ -16,8 +16,9 @@ use super::monitor::Hears;
 use super::nic::Nic;
 use super::region::{Region, View};
 use super::ring::{Kring, Slot};
-use crate::port::netmap::abi::API;
+use super::transfer::nic_of;
 use crate::port::netmap::abi::layout::{port, ring, slot};
+use crate::port::netmap::abi::{API, Offsets};
 use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
@@ -182,6 +183,7 @@ impl Adapter {
                 ring.set_up(kring.slots, &view, id, is_transmit);
                 kring.show(&ring);
                 kring.posted = vec![Slot::default(); kring.slots as usize];
+                kring.offsets = vec![0; kring.slots as usize];
                 if is_paired && !is_transmit {
                     continue;
                 }
@@ -197,6 +199,41 @@ impl Adapter {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Has the bound rings' slots say where in their buffers frames begin.
+    pub(super) fn grant_offsets(&mut self, bound: &Bound, wish: &mut Offsets) -> io::Result<()> {
+        let Self { kind, view: Some(view), transmit, receive, .. } = self else {
+            return Err(Errno::INVAL.into());
+        };
+        if !nic_of(kind).is_some_and(|nic| nic.grants_offsets()) {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        let mask = match wish.bits {
+            65.. => return Err(Errno::INVAL.into()),
+            0 | 64 => u64::MAX,
+            bits => (1 << bits) - 1,
+        };
+        let Offsets { most, initial, .. } = *wish;
+        if most > view.buffer_size as u64 || most & mask != most || initial > most {
+            return Err(Errno::INVAL.into());
+        }
+        let bound_of = |rings: &mut [Kring], range: &Range<usize>| {
+            for kring in rings.get_mut(range.clone()).into_iter().flatten() {
+                if kring.offset_mask == 0 {
+                    (kring.offset_mask, kring.offset_most) = (mask, most);
+                    if let Some(ring) = kring.view(view) {
+                        ring.set_offset_mask(mask);
+                    }
+                } else if kring.offset_mask & mask != mask || kring.offset_most < most {
+                    return Err(Errno::BUSY);
+                }
+            }
+            Ok(())
+        };
+        bound_of(transmit, &bound.transmit)?;
+        bound_of(receive, &bound.receive)?;
         Ok(())
     }
 

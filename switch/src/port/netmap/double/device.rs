@@ -5,6 +5,7 @@ use super::adapter::{Bound, Kind};
 use super::machine::Machine;
 use super::media::{Bell, Medium};
 use super::nic::Link;
+use super::register::Options;
 use super::ring::Kring;
 use crate::port::netmap::kernel::{Control, Device, Direction};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -68,8 +69,9 @@ impl Device for Open {
                 Ok(())
             }
             Control::Register { .. } if bound.is_some() => Err(Errno::BUSY.into()),
-            Control::Register { body, extmem } => {
-                let new = machine.register(name, body, extmem, &self.bell)?;
+            Control::Register { body, extmem, offsets } => {
+                let options = Options { extmem, offsets };
+                let new = machine.register(name, body, options, &self.bell)?;
                 let file = machine.regions.get(&body.memory_id).and_then(|r| r.file.as_ref());
                 match file.map(OwnedFd::try_clone).transpose() {
                     Ok(file) => {

@@ -64,6 +64,8 @@ impl Machine {
         let mut nic = Nic::new(Link::Wire(spec.wire), spec.host, spec.mtu);
         nic.needs_flag = spec.quirks.contains(&Quirk::NeedsBufChanged);
         nic.is_generic = spec.quirks.contains(&Quirk::Generic);
+        nic.has_one_slot = spec.quirks.contains(&Quirk::OneSlot);
+        nic.sends_whole = spec.quirks.contains(&Quirk::WholePackets);
         nic.completion = spec.completion;
         nic.overflow = spec.overflow;
         nic.link_reset = spec.link_reset;

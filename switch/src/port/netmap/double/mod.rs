@@ -12,7 +12,8 @@
 //!   [`Double::run`]. One lock guards the machine, so no sync finds a ring busy.
 //! - Not as in the module: a mapping does not keep a port open; memory of `EXTMEM` is not pinned and
 //!   cannot be mapped through the device; [`Device::readiness`] may be readable once too often; a
-//!   removed interface is readable, not in error; monitors only copy, and only cards' rings.
+//!   removed interface is readable, not in error; monitors only copy, and only cards' rings; offsets are
+//!   granted for cards alone, and looked at on transmission alone.
 
 mod adapter;
 mod device;
@@ -286,6 +287,16 @@ impl Double {
 impl Kernel for Double {
     fn open(&self) -> io::Result<Box<dyn Device>> {
         Ok(Box::new(device::Open::new(Arc::clone(&self.machine))?))
+    }
+
+    fn sends_from_several_slots(&self, name: &str) -> Result<(), &'static str> {
+        let mut machine = self.machine.lock();
+        let adapter = machine.adapter(name).ok();
+        let nic = adapter.and_then(|adapter| transfer::nic_of(&mut adapter.kind));
+        match nic {
+            Some(nic) if nic.grants_offsets() && !nic.is_generic => Ok(()),
+            _ => Err("its driver does not send a frame from several slots"),
+        }
     }
 }
 

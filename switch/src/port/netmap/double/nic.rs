@@ -28,6 +28,11 @@ pub enum Quirk {
     /// The generic adapter: longer frames come in several slots, and each slot is sent as a frame
     /// whatever its `NS_MOREFRAG` says. A longer MTU can be set while it is open.
     Generic,
+    /// Each slot is sent as a frame, and no offsets are granted, as by most drivers.
+    OneSlot,
+    /// `NS_MOREFRAG` stays in all slots of a packet but the last, and a sync that ends inside of one does nothing
+    /// and succeeds, as igb, igc and ixgbe. The others take it off every slot and send what they have.
+    WholePackets,
 }
 
 /// When slots of a transmit ring come back.
@@ -172,6 +177,8 @@ pub(super) struct Nic {
     pub(super) host: Option<Box<dyn Medium>>,
     pub(super) needs_flag: bool,
     pub(super) is_generic: bool,
+    pub(super) has_one_slot: bool,
+    pub(super) sends_whole: bool,
     pub(super) completion: Completion,
     pub(super) overflow: Overflow,
     pub(super) mtu: u32,
@@ -195,6 +202,8 @@ impl Nic {
             host,
             needs_flag: false,
             is_generic: false,
+            has_one_slot: false,
+            sends_whole: false,
             completion: Completion::default(),
             overflow: Overflow::default(),
             mtu,
@@ -211,6 +220,11 @@ impl Nic {
 
     pub(super) fn peer(&self) -> Option<usize> {
         if let Link::Peer(peer) = self.link { Some(peer) } else { None }
+    }
+
+    /// Whether slots say where in their buffers frames begin, if that is asked for.
+    pub(super) fn grants_offsets(&self) -> bool {
+        self.peer().is_none() && !self.has_one_slot
     }
 
     /// Enters or leaves netmap mode.

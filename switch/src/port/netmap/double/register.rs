@@ -15,7 +15,7 @@ use super::monitor;
 use super::Pools;
 use super::transfer::nic_of;
 use crate::port::netmap::abi::layout::{port, ring, slot};
-use crate::port::netmap::abi::{ExtMem, Register, flag, mode};
+use crate::port::netmap::abi::{ExtMem, Offsets, Register, flag, mode};
 use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
@@ -27,6 +27,13 @@ const DEFAULT_SLOTS: u32 = 1024;
 const MAX_SLOTS: u32 = 16384;
 /// Stands for a region of the port's own.
 const PRIVATE: u16 = 0;
+
+/// What goes with a request.
+#[derive(Debug, Default)]
+pub(super) struct Options<'a> {
+    pub(super) extmem: Option<&'a mut ExtMem>,
+    pub(super) offsets: Option<&'a mut Offsets>,
+}
 
 /// The region that a request names.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +48,10 @@ impl Machine {
         &mut self,
         name: &str,
         body: &mut Register,
-        extmem: Option<&mut ExtMem>,
+        options: Options<'_>,
         bell: &Arc<Bell>,
     ) -> io::Result<Bound> {
-        let bound = self.register_in(name, body, extmem, bell);
+        let bound = self.register_in(name, body, options, bell);
         self.tidy();
         bound
     }
@@ -53,7 +60,7 @@ impl Machine {
         &mut self,
         name: &str,
         body: &mut Register,
-        extmem: Option<&mut ExtMem>,
+        Options { extmem, offsets }: Options<'_>,
         bell: &Arc<Bell>,
     ) -> io::Result<Bound> {
         if !(mode::ALL_NIC..=mode::ONE_SW).contains(&body.mode) {
@@ -72,7 +79,7 @@ impl Machine {
         };
         let at = self.find_or_make(name, body, wanted)?;
         self.activate(at, body, wanted)?;
-        let bound = self.bind(at, body, bell);
+        let bound = self.bind(at, body, offsets, bell);
         if bound.is_err() {
             self.release(at, None);
         }
@@ -185,7 +192,13 @@ impl Machine {
         Ok(())
     }
 
-    fn bind(&mut self, at: usize, body: &mut Register, bell: &Arc<Bell>) -> io::Result<Bound> {
+    fn bind(
+        &mut self,
+        at: usize,
+        body: &mut Register,
+        offsets: Option<&mut Offsets>,
+        bell: &Arc<Bell>,
+    ) -> io::Result<Bound> {
         let adapter = self.at(at)?;
         let (mut transmit, mut receive) = rings_of(adapter, body)?;
         if body.flags & flag::RX_RINGS_ONLY != 0 {
@@ -201,7 +214,7 @@ impl Machine {
             return Err(error);
         }
         let mut bound = Bound { adapter: at, transmit, receive, port_at: 0, extra_buffers: 0 };
-        if let Err(error) = self.make(&mut bound, body) {
+        if let Err(error) = self.make(&mut bound, body, offsets) {
             self.release(at, Some(&bound));
             return Err(error);
         }
@@ -221,13 +234,24 @@ impl Machine {
     }
 
     /// Makes what was claimed, and says so in `body`.
-    fn make(&mut self, bound: &mut Bound, body: &mut Register) -> io::Result<()> {
+    fn make(
+        &mut self,
+        bound: &mut Bound,
+        body: &mut Register,
+        offsets: Option<&mut Offsets>,
+    ) -> io::Result<()> {
         let Self { adapters, regions, .. } = self;
         let adapter =
             adapters.get_mut(bound.adapter).and_then(Option::as_mut).ok_or(Errno::NXIO)?;
         let region = regions.get_mut(&adapter.region).ok_or(Errno::INVAL)?;
         let peer = adapter.peer();
         adapter.make_rings(region, peer.is_some())?;
+        if let Some(offsets) = offsets {
+            let granted = adapter.grant_offsets(bound, offsets);
+            let status = granted.as_ref().err().and_then(io::Error::raw_os_error);
+            offsets.option.status = status.map_or(0, i32::cast_unsigned);
+            granted?;
+        }
         let short = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         body.memory_size = region.info().memory_size;
         body.memory_id = region.info().memory_id;

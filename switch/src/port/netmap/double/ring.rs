@@ -62,6 +62,15 @@ impl RingView<'_> {
         self.memory.store64(self.at + 56, u64::MAX);
     }
 
+    pub(super) fn set_offset_mask(&self, mask: u64) {
+        self.memory.store64(self.at + 56, mask);
+    }
+
+    /// Where the frame of a slot begins in its buffer, by what the user wrote.
+    pub(super) fn pointer(&self, number: u32) -> u64 {
+        self.memory.load64(self.place(number) + slot::POINTER)
+    }
+
     fn head(&self) -> u32 {
         self.memory.load32(self.at + ring::HEAD)
     }
@@ -137,6 +146,11 @@ pub(super) struct Kring {
     pub(super) done: u32,
     /// What the card was told of each slot; on reception, of its buffer.
     pub(super) posted: Vec<Slot>,
+    /// The same of where its frame begins, on transmission.
+    pub(super) offsets: Vec<usize>,
+    /// Bits of a slot's pointer that are an offset; none: there are no offsets.
+    pub(super) offset_mask: u64,
+    pub(super) offset_most: u64,
 }
 
 impl Kring {
@@ -159,6 +173,25 @@ impl Kring {
             next: 0,
             done: 0,
             posted: Vec::new(),
+            offsets: Vec::new(),
+            offset_mask: 0,
+            offset_most: 0,
+        }
+    }
+
+    /// Bytes of a frame that a card puts into one buffer: less where there are offsets, in whole kilobytes.
+    pub(super) fn filled(&self, view: &View) -> usize {
+        match view.buffer_size.saturating_sub(super::index(self.offset_most)) {
+            rest if self.offset_most > 0 => (rest & !1023).max(1024),
+            _ => view.buffer_size,
+        }
+    }
+
+    /// The offset that the slot says, as the drivers cut it.
+    pub(super) fn offset(&self, ring: &RingView<'_>, number: u32) -> usize {
+        match self.offset_mask {
+            0 => 0,
+            mask => super::index((ring.pointer(number) & mask).min(self.offset_most)),
         }
     }
 

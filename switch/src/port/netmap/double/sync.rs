@@ -6,7 +6,8 @@ use super::adapter::{Adapter, Bound, Kind};
 use super::machine::Machine;
 use super::media::Bell;
 use super::transfer::{
-    arrive, arrive_from_host, give_to_peer, nic_of, post, send, send_to_host, send_to_peer,
+    arrive, arrive_from_host, give_to_peer, nic_of, post, post_frames, send, send_to_host,
+    send_to_peer,
 };
 use super::vale;
 use crate::port::netmap::kernel::Direction;
@@ -77,7 +78,10 @@ fn transmit(adapter: &mut Adapter, bound: &Bound) {
         if is_host {
             send_to_host(nic, kring, &ring, view);
         } else {
-            post(kring, &ring, nic.needs_flag, view);
+            // Nothing is shown of a sync that the driver gave up.
+            if !post_frames(nic, kring, &ring, view) {
+                continue;
+            }
             send(nic, kring, view);
         }
         kring.finish(&ring);

@@ -19,6 +19,30 @@ use crate::port::netmap::abi::slot_flag;
 /// Frames shorter than an Ethernet header do not go to the host.
 const MIN_TO_HOST: usize = 14;
 
+/// The same for transmission: where frames begin, and that they go on. Whether anything came of it.
+pub(super) fn post_frames(nic: &Nic, kring: &mut Kring, ring: &RingView<'_>, view: &View) -> bool {
+    let (first, last) = (kring.hw_cur, kring.before(kring.head));
+    let goes_on = slot_flag::MOREFRAG;
+    if nic.sends_whole && first != kring.head && ring.slot(last).flags & goes_on != 0 {
+        return false;
+    }
+    post(kring, ring, nic.needs_flag, view);
+    let mut number = first;
+    while number != kring.head {
+        let offset = kring.offset(ring, number);
+        if let Some(place) = kring.offsets.get_mut(number as usize) {
+            *place = offset;
+        }
+        let slot = ring.slot(number);
+        let gone = if nic.sends_whole { slot_flag::REPORT } else { slot_flag::REPORT | goes_on };
+        if slot.flags & gone != 0 {
+            ring.set_length(number, slot.length, slot.flags & !gone);
+        }
+        number = kring.after(number);
+    }
+    true
+}
+
 /// Tells the card of the slots that the user has handed over.
 pub(super) fn post(kring: &mut Kring, ring: &RingView<'_>, needs_flag: bool, view: &View) {
     let mut number = kring.hw_cur;
@@ -43,12 +67,13 @@ pub(super) fn post(kring: &mut Kring, ring: &RingView<'_>, needs_flag: bool, vie
 /// Sends what the card was told of, as far as the wire takes it, and gives slots back.
 pub(super) fn send(nic: &mut Nic, kring: &mut Kring, view: &View) {
     let is_up = nic.is_up();
-    let Nic { link, scratch, counters, is_generic, completion, .. } = nic;
+    let Nic { link, scratch, counters, completion, is_generic, has_one_slot, .. } = nic;
+    let each_alone = *is_generic || *has_one_slot;
     if let Link::Wire(wire) = link
         && is_up
     {
         while kring.next != kring.hw_cur {
-            let (end, length) = gather(kring, kring.hw_cur, *is_generic, view, scratch);
+            let (end, length) = gather(kring, kring.hw_cur, each_alone, view, scratch);
             match scratch.get(..length) {
                 Some(frame) if length > 0 => {
                     if !wire.send(frame) {
@@ -80,9 +105,10 @@ pub(super) fn gather(
     while number != end {
         let Some(slot) = kring.posted.get(number as usize) else { break };
         // Longer than a buffer is cut, as the drivers do.
-        let part = usize::from(slot.length).min(view.buffer_size);
+        let offset = kring.offsets.get(number as usize).copied().unwrap_or(0);
+        let part = usize::from(slot.length).min(view.buffer_size.saturating_sub(offset));
         if let Some(place) = into.get_mut(length..length + part) {
-            view.memory.read(view.buffer(slot.buffer), place);
+            view.memory.read(view.buffer(slot.buffer) + offset, place);
             length += part;
         }
         number = kring.after(number);
@@ -95,13 +121,14 @@ pub(super) fn gather(
 
 /// Puts a frame into the ring's next slots; false if there are not enough.
 pub(super) fn place(kring: &mut Kring, ring: &RingView<'_>, view: &View, frame: &[u8]) -> bool {
-    let parts = frame.len().div_ceil(view.buffer_size).max(1);
+    let size = kring.filled(view);
+    let parts = frame.len().div_ceil(size).max(1);
     if parts > kring.room() as usize {
         return false;
     }
     let mut rest = frame;
     loop {
-        let (part, after) = rest.split_at(rest.len().min(view.buffer_size));
+        let (part, after) = rest.split_at(rest.len().min(size));
         let number = kring.hw_tail;
         let buffer = kring.posted.get(number as usize).map_or(0, |posted| posted.buffer);
         view.memory.write(view.buffer(buffer), part);

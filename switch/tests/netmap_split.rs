@@ -12,7 +12,10 @@ use std::time::Duration;
 use support::client::Memory;
 use support::frames::*;
 use support::rig::{Attach, Mode, Options, Place, Rig};
+use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
 use usnet_shmring::descriptor::RawDescriptor;
+use usnet_shmring::pool::Pool;
+use usnet_shmring::region::Writer;
 use usnet_switch::port::Sends;
 use usnet_switch::port::netmap::double::{
     Completion, Double, Medium, NicSpec, QueueMedium, Quirk, queue_pair,
@@ -402,4 +405,27 @@ fn receiving_is_not_changed_by_offsets_for_what_is_sent() {
     world.rig.run();
     assert_eq!(world.rig.received(3), [frame]);
     world.end();
+}
+
+#[test]
+fn a_region_in_which_rings_could_get_a_clients_slot_is_refused() {
+    let double = Double::new().unwrap();
+    let arena = Arena::reserve(4096, SlotSize::DEFAULT).unwrap();
+    let add = |name, writer| arena.add_segment(name, writer, 1024, false).unwrap();
+    let objects = SlotRange::whole(add("objects", Writer::Daemon));
+    let group = Arc::new(add("group", Writer::Client));
+    let port = SlotRange::whole(add("port", Writer::Daemon));
+    let segment = Arc::clone(port.segment());
+    let mut pool = Pool::new(port).unwrap();
+    // As many for rings as the ports have slots leaves the last of them all, and no more.
+    for (ring_buffers, is_taken) in [(1024, true), (1025, false)] {
+        let pools = core::slice::from_mut(&mut pool);
+        let groups = [Arc::clone(&group)];
+        let bank = Bank::with_groups(&double, &objects, &groups, &segment, pools, ring_buffers);
+        assert_eq!(bank.is_ok(), is_taken, "{ring_buffers}: {bank:?}");
+    }
+    // Neither are segments that do not lie side by side.
+    let far = Arc::new(add("far", Writer::Client));
+    let pools = core::slice::from_mut(&mut pool);
+    assert!(Bank::with_groups(&double, &objects, &[far], &segment, pools, 64).is_err());
 }

@@ -1,11 +1,14 @@
 //! A client's part of the self-test: frames in slots that a client writes, sent from there.
 
 use super::exchange::Source;
+use bytemuck::Zeroable;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use usnet_shmring::descriptor::RawDescriptor;
+use usnet_shmring::control::Attached;
+use usnet_shmring::layout::VERSION;
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::{Frame, HomeKind, Pool};
+use usnet_shmring::queues::DaemonQueues;
+use usnet_shmring::view::View;
 use usnet_switch::control::memory::{Memory, Shape};
 
 /// The group that it belongs to.
@@ -16,43 +19,54 @@ const SLOTS: u32 = 64;
 const HEAD: u16 = 192;
 const SESSION: SessionId = SessionId(0);
 
-/// A client of mode `shared`, without rings.
+/// A client of mode `shared`, and the daemon's side of its rings.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// Its slots, as a client has them.
-    memory: OwnedFd,
-    first: u32,
-    slot_size: u32,
-    free: Vec<u32>,
+    view: View,
+    queues: DaemonQueues,
 }
 
 impl Client {
     /// Attaches it to the pool.
     pub(super) fn attach(memory: &mut Memory, pool: &mut Pool) -> io::Result<Self> {
-        let slot_size = memory.slot_size().bytes();
         let shape =
             Shape { pairs: 1, ring_capacity: SLOTS, transmit_slots: SLOTS, receive_slots: 0 };
-        let (parts, _) = memory.build(shape, Some(GROUP)).map_err(io::Error::other)?;
+        let (parts, share) = memory.build(shape, Some(GROUP)).map_err(io::Error::other)?;
         let part = parts.into_iter().next().ok_or(io::ErrorKind::OutOfMemory)?;
-        let segment = part.transmit.segment();
-        let (first, count) = (part.transmit.first(), part.transmit.count());
-        let memory = segment.as_fd().try_clone_to_owned()?;
-        let begin = segment.first();
+        let attached = Attached {
+            version: VERSION,
+            ring_capacity: SLOTS,
+            slot_size: memory.slot_size().bytes(),
+            inbound_size: share.inbound_size,
+            outbound_size: share.outbound_size,
+            segments: share.segments,
+            pairs: 1,
+            ..Attached::zeroed()
+        };
+        let descriptors = share
+            .descriptors()
+            .iter()
+            .map(|fd| fd.try_clone_to_owned())
+            .collect::<Result<_, _>>()?;
+        let (mut views, _) = View::map(&attached, descriptors).map_err(io::Error::other)?;
+        let view = views.pop().ok_or(io::ErrorKind::InvalidData)?;
         pool.add_home(HomeKind::Transmit(SESSION), part.transmit).map_err(io::Error::other)?;
         pool.allow_tails();
-        Ok(Self { memory, first: begin, slot_size, free: (first..first + count).collect() })
+        Ok(Self { view, queues: part.queues })
     }
 
     /// Whether all of its slots are back.
-    pub(super) fn has_all(&mut self, pool: &mut Pool) -> bool {
-        self.take_back(pool);
-        self.free.len() == SLOTS as usize
+    pub(super) fn has_all(&mut self, pool: &mut Pool) -> io::Result<bool> {
+        self.take_back(pool)?;
+        Ok(self.view.transmitter.free() == self.view.transmitter.slots())
     }
 
-    fn take_back(&mut self, pool: &mut Pool) {
+    fn take_back(&mut self, pool: &mut Pool) -> io::Result<()> {
         while let Some((_, raw)) = pool.take_released() {
-            self.free.push(raw.slot());
+            let _ = self.queues.completion.push(raw);
         }
+        self.queues.completion.publish();
+        self.view.transmitter.reclaim().map(drop).map_err(io::Error::other)
     }
 }
 
@@ -63,24 +77,29 @@ impl Source for Client {
         length: u16,
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> io::Result<Option<Frame>> {
-        self.take_back(pool);
-        // The oldest first, so that all are used.
-        if self.free.is_empty() {
-            return Ok(None);
+        self.take_back(pool)?;
+        let transmitter = &mut self.view.transmitter;
+        let Some(mut slot) = transmitter.next() else { return Ok(None) };
+        let bytes = slot.as_mut_slice().get_mut(..length.into());
+        let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
+        fill(bytes);
+        let mut head = [0; 64];
+        for (to, from) in head.iter_mut().zip(bytes) {
+            *to = *from;
         }
-        let slot = self.free.remove(0);
-        let mut bytes = vec![0; length.into()];
-        fill(&mut bytes);
-        let at = u64::from(slot - self.first) * u64::from(self.slot_size);
-        rustix::io::pwrite(&self.memory, &bytes, at)?;
-        let raw = RawDescriptor::new(slot, 0, length);
-        let frame = pool.accept(SESSION, raw).map_err(io::Error::other)?;
-        let head = bytes.get(..64).unwrap_or_default();
-        match pool.join(head, frame, HEAD) {
+        slot.send(length.into()).map_err(io::Error::other)?;
+        transmitter.publish();
+        let tx = &mut self.queues.tx;
+        tx.refresh().map_err(io::Error::other)?;
+        let sent = tx.pop().ok_or(io::ErrorKind::InvalidData)?;
+        tx.release();
+        let frame = pool.accept(SESSION, sent).map_err(io::Error::other)?;
+        match pool.join(&head, frame, HEAD) {
             Ok(frame) => Ok(Some(frame)),
             Err(frame) => {
-                let back = pool.complete(frame);
-                self.free.extend(back.map(|(_, raw)| raw.slot()));
+                if let Some((_, raw)) = pool.complete(frame) {
+                    let _ = self.queues.completion.push(raw);
+                }
                 Ok(None)
             }
         }

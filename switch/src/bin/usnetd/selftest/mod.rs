@@ -373,10 +373,10 @@ fn from_client(
     let outcome = exchange_of(&mut client, nic, there, &mut bench.pool, load)?;
     // The last ones come back when the card is asked once more.
     let end = Instant::now() + Duration::from_secs(1);
-    while !client.has_all(&mut bench.pool) && Instant::now() < end {
+    while !client.has_all(&mut bench.pool)? && Instant::now() < end {
         nic.transmit(Time(0), &mut bench.pool, &mut Burst::new())?;
     }
-    let (is_whole, has_all) = (outcome.is_whole(), client.has_all(&mut bench.pool));
+    let (is_whole, has_all) = (outcome.is_whole(), client.has_all(&mut bench.pool)?);
     let note = match (is_whole, has_all) {
         (true, true) => format!("{} bytes each", load.size),
         (true, false) => "not all of its slots came back".to_owned(),

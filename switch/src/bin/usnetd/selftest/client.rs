@@ -62,6 +62,8 @@ impl Client {
     }
 
     fn take_back(&mut self, pool: &mut Pool) -> io::Result<()> {
+        // A ring with a cell for each slot has room for all that are away, once it has been asked.
+        self.queues.completion.refresh().map_err(io::Error::other)?;
         while let Some((_, raw)) = pool.take_released() {
             let _ = self.queues.completion.push(raw);
         }

@@ -376,7 +376,8 @@ fn from_client(
     while !client.has_all(&mut bench.pool)? && Instant::now() < end {
         nic.transmit(Time(0), &mut bench.pool, &mut Burst::new())?;
     }
-    let (is_whole, has_all) = (outcome.is_whole(), client.has_all(&mut bench.pool)?);
+    let is_whole = outcome.is_whole() && outcome.sent == bench.frames;
+    let has_all = client.has_all(&mut bench.pool)?;
     let note = match (is_whole, has_all) {
         (true, true) => format!("{} bytes each", load.size),
         (true, false) => "not all of its slots came back".to_owned(),

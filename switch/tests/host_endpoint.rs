@@ -28,7 +28,7 @@ use usnet_switch::net::Netlink;
 use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::{Offload, Offloads};
 use usnet_switch::net::sysctl::Setting;
-use usnet_switch::port::Burst;
+use usnet_switch::switch::Switch;
 use usnet_switch::time::Time;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// An open interface, and the pool of its ports.
 struct Shared {
     opened: Opened,
-    pool: Pool,
+    pool: Option<Pool>,
 }
 
 fn open(port: &str, host: &str) -> Shared {
@@ -53,44 +53,29 @@ fn open(port: &str, host: &str) -> Shared {
     let segment = Arc::clone(range.segment());
     let cards = Cards::over(segment);
     let opened = interface::open(&config.interfaces[0], 1, &mut wires, &cards).unwrap();
-    Shared { opened, pool: Pool::new(range).unwrap() }
+    Shared { opened, pool: Some(Pool::new(range).unwrap()) }
 }
 
-/// Carries what arrives on the interface to the kernel, as a switch without clients does.
+/// Carries what arrives on the interface to the kernel: a switch without clients. Returns how many frames.
 fn carry(shared: &mut Shared, until: &AtomicBool) -> u64 {
     let Shared { opened: Opened { specs, .. }, pool } = shared;
-    let [spec] = specs.as_mut_slice() else { panic!("one worker, one part") };
-    let host = spec.host.as_mut().unwrap();
+    let (Some(spec), Some(pool)) = (specs.pop(), pool.take()) else {
+        panic!("one worker, one part")
+    };
+    let mut switch = Switch::new(pool, 1);
+    switch.add_interface(spec).unwrap();
     let start = Instant::now();
-    let (mut arrived, mut onward) = (Burst::new(), Burst::new());
-    let mut carried = 0;
     while !until.load(Ordering::Relaxed) {
         let now = Time(u64::try_from(start.elapsed().as_nanos()).unwrap());
-        let count = spec.wire.receive(now, pool, &mut arrived).unwrap();
-        while let Some(frame) = arrived.pop() {
-            let bytes = pool.bytes(&frame);
-            if spec.kernel_hears.iter().any(|pass| pass.covers(bytes)) {
-                pool.free(frame);
-            } else {
-                carried += 1;
-                onward.push(frame).unwrap();
-            }
-        }
-        while !onward.is_empty() {
-            host.transmit(now, pool, &mut onward).unwrap();
-        }
-        // What the kernel says on the endpoint itself is nobody's.
-        host.receive(now, pool, &mut arrived).unwrap();
-        arrived.clear(pool);
-        if count == 0 {
+        if switch.step(now) == 0 {
             thread::sleep(Duration::from_micros(100));
         }
     }
-    spec.wire.close(pool);
-    host.close(pool);
-    let (audit, slots) = pool.audit();
+    let snapshot = switch.snapshot();
+    assert!(snapshot.frames_conserved && snapshot.slots_conserved, "{snapshot:#?}");
+    let (audit, slots) = switch.close().audit();
     assert_eq!(audit.free, slots, "{audit:?}");
-    carried
+    snapshot.totals.to_ports
 }
 
 /// The next connection; fails if none comes.

@@ -226,11 +226,10 @@ impl Kept {
     }
 
     /// Lets the kernel hear everything again while the ports are still open; both sides of a bump. Beside a macvtap it
-    /// hears nothing without the guard as long as that is there.
+    /// hears nothing without the guard as long as that is there, so that goes first; what waits in it is still read.
     pub(super) fn let_kernel_hear(&mut self) {
-        if self.macvtap.is_none() {
-            self.lift_guard();
-        }
+        drop(self.macvtap.take());
+        self.lift_guard();
         self.behind.iter_mut().for_each(|behind| behind.let_kernel_hear());
     }
 
@@ -257,8 +256,8 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.forget_what_is_gone();
-        self.lift_guard();
         drop(self.macvtap.take());
+        self.lift_guard();
         drop(self.offloads.take());
         if let Some((mut netlink, name)) = self.veth.take()
             && let Err(error) = netlink.delete_link(&name)

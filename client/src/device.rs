@@ -64,6 +64,12 @@ impl Device {
         Self { frames, mtu, unfinished, longest, copy, starved: false, failed: None }
     }
 
+    /// Whether frames of several joined segments come and go.
+    #[must_use]
+    pub fn joins(&self) -> bool {
+        self.longest > 0
+    }
+
     /// The rings behind it.
     pub fn frames(&mut self) -> &mut Frames {
         &mut self.frames

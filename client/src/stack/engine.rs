@@ -47,11 +47,13 @@ pub(crate) struct TcpPool {
     spare: Vec<tcp::Socket<'static>>,
     receive_buffer: usize,
     send_buffer: usize,
+    /// Frames of several joined segments come and go.
+    joins: bool,
 }
 
 impl TcpPool {
-    pub(crate) fn new(receive_buffer: usize, send_buffer: usize) -> Self {
-        Self { spare: Vec::new(), receive_buffer, send_buffer }
+    pub(crate) fn new(receive_buffer: usize, send_buffer: usize, joins: bool) -> Self {
+        Self { spare: Vec::new(), receive_buffer, send_buffer, joins }
     }
 
     /// A socket with the settings of a new one.
@@ -64,6 +66,11 @@ impl TcpPool {
         socket.set_keep_alive(None);
         socket.set_nagle_enabled(true);
         socket.set_hop_limit(None);
+        if self.joins {
+            // smoltcp answers every second frame at once and waits after the first. Of joined segments one
+            // frame may be all that the sender's window holds: two clients would wait for each other.
+            socket.set_ack_delay(None);
+        }
         socket.set_tsval_generator(Some(milliseconds));
         socket.set_congestion_control(CongestionControl::Cubic);
         socket

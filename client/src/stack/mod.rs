@@ -109,7 +109,7 @@ impl Stack {
         let (grant, control, frames) = session.into_parts();
         let waiter = frames.waiter()?;
         let device = Device::new(frames, &grant);
-        let pool = TcpPool::new(options.receive_buffer, options.send_buffer);
+        let pool = TcpPool::new(options.receive_buffer, options.send_buffer, device.joins());
         let shared = Arc::new(Shared {
             engine: Mutex::new(Engine::new(device, &grant, pool)),
             queued: AtomicU32::new(0),

@@ -34,6 +34,8 @@ const ON_TAP: [&str; 2] = ["10.8.0.2", "10.8.0.1"];
 /// Two clients without a network.
 const ON_WIRE: [&str; 2] = ["10.7.0.11", "10.7.0.12"];
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of each buffer of a client's connection.
+const WINDOW: usize = 4 << 20;
 /// Bytes that are written at once.
 const CHUNK: usize = 128 << 10;
 
@@ -206,6 +208,8 @@ impl Served {
     fn stack(&self) -> Result<Stack, String> {
         let mut options = StackOptions::named("goodput");
         options.session = Options { socket: self.socket(), ..options.session };
+        // What is under way must last until all threads have had a turn; the kernel's own window grows to 6 MiB.
+        (options.receive_buffer, options.send_buffer) = (WINDOW, WINDOW);
         Stack::attach(options).map_err(failed("attach"))
     }
 }

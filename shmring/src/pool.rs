@@ -507,6 +507,30 @@ impl Pool {
         true
     }
 
+    /// Puts a copy of the bytes of `from` behind those of `into`. Returns false, and changes nothing, if they do not
+    /// fit, or these are not two frames of this pool.
+    #[inline]
+    pub fn append(&mut self, from: &Frame, into: &mut Frame) -> bool {
+        let (begin, end) = (into.len(), into.len() + from.len());
+        let place = usize::from(into.offset) + begin;
+        let Ok(length) = u16::try_from(end) else { return false };
+        if !self.granted(from) || from.slot == into.slot || !self.granted(into) {
+            return false;
+        }
+        let before = into.length;
+        let offset = into.offset;
+        if !self.set_window(into, offset, length) || !self.granted(into) {
+            into.length = before;
+            return false;
+        }
+        let source = self.arena.address(from.slot, from.offset);
+        let target = self.arena.address(into.slot, 0);
+        // SAFETY: both ranges were granted above, `into` with the new bytes, which begin `place` bytes into its
+        // slot; so they are mapped and the daemon's. They lie in two slots, so they do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(source, target.add(place), from.len()) };
+        true
+    }
+
     /// Lends a frame to a session; the descriptor is for its rx ring. `None`, and the frame stays
     /// with the caller's pool as free, if the token is not of this pool.
     #[inline]

@@ -350,9 +350,11 @@ fn xdp_pair(generic: bool) -> Result<Pair, String> {
             frames: 128,
             passing: Vec::new(),
             shared: Vec::new(),
+            firewall: None,
             unfinished: false,
             generic,
             copy: false,
+            busy_poll: None,
         };
         let mut port = match AfXdp::open(&spec, &segment) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -10,11 +10,11 @@ mod served;
 use isolated::{address, isolated, two_hosts};
 use serde_json::Value;
 use served::{Served, until};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
-use usnet::{Claim, Session};
+use usnet::{Claim, Options, Session};
 use usnet_switch::classify::Mac;
 use usnet_switch::net::namespace::Namespace;
 use usnet_switch::net::offload::{Offload, Offloads};
@@ -25,7 +25,13 @@ use usnet_switch::port::netmap::double::{Double, Medium, NicSpec, QueueMedium, q
 const UDP: u8 = 17;
 
 fn attach(served: &Served) -> Session {
-    let mut session = served.attach();
+    attach_to(served, "sv0")
+}
+
+fn attach_to(served: &Served, interface: &str) -> Session {
+    let interface = interface.to_owned();
+    let options = Options { socket: served.socket(), interface, ..Options::named("test") };
+    let mut session = Session::attach(options).unwrap();
     session.claim(Claim::port(UDP, 9000)).unwrap();
     session
 }
@@ -73,8 +79,13 @@ fn say(session: &mut Session, bytes: &[u8]) {
 
 /// The peer's program asks, the session answers, and the peer hears nothing else: the kernel keeps out.
 fn converse(peer: &Namespace, session: &mut Session, payload: &[u8]) {
-    let socket = peer.run(|| UdpSocket::bind("10.9.0.2:0").unwrap()).unwrap();
-    socket.connect("10.9.0.1:9000").unwrap();
+    converse_in(9, peer, session, payload);
+}
+
+/// The same in the network 10.`net`.0.0/24.
+fn converse_in(net: u8, peer: &Namespace, session: &mut Session, payload: &[u8]) {
+    let socket = peer.run(|| UdpSocket::bind((IpAddr::from([10, net, 0, 2]), 0)).unwrap()).unwrap();
+    socket.connect((IpAddr::from([10, net, 0, 1]), 9000)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
     let mut bytes = [0; 64];
     until("the answer", || {
@@ -157,6 +168,7 @@ fn a_removed_link_comes_back(name: &str, interface: &str) {
     session.detach().unwrap();
     drop(served);
     assert_eq!(receive_offload(), Some(true), "put back");
+    assert_eq!(Channels::of("sv0").unwrap().receiving(), 1, "as many as it had");
     let links = net.links().unwrap();
     let left: Vec<_> = links.iter().map(|link| link.name.as_str()).filter(|n| *n != "lo").collect();
     assert_eq!(left, ["sv0"]);
@@ -216,9 +228,132 @@ fn two_workers_each_have_a_queue_of_an_interface_also_when_it_has_come_back() {
         let interface = "port = \"af_xdp\"\n[worker]\ncount = 2\n";
         isolated(name, || {
             a_removed_link_comes_back(name, interface);
-            assert_eq!(Channels::of("sv0").unwrap().receiving(), 1);
         });
     }
+}
+
+#[test]
+fn xdp_sockets_of_several_interfaces_serve_beside_other_ports_in_one_daemon() {
+    let name = "xdp_sockets_of_several_interfaces_serve_beside_other_ports_in_one_daemon";
+    if xdp_is_missing(name) {
+        return;
+    }
+    isolated(name, || {
+        let peer = two_hosts();
+        let mut net = Netlink::open().unwrap();
+        for (here, there, number) in [("sv1", "pv1", 8), ("sv2", "pv2", 7), ("sv3", "pv3", 6)] {
+            net.add_veth(here, there, Some(peer.as_fd())).unwrap();
+            net.add_address(here, address(&format!("10.{number}.0.1/24"))).unwrap();
+            net.set_up(here).unwrap();
+            let up = || {
+                let mut net = Netlink::open().unwrap();
+                net.add_address(there, address(&format!("10.{number}.0.2/24"))).unwrap();
+                net.set_up(there).unwrap();
+            };
+            peer.run(up).unwrap();
+        }
+        // A card of the double has the daemon's slots as its buffers, too.
+        let double = Double::new().unwrap();
+        let (mut wire, end) = queue_pair(256).unwrap();
+        let mut card = NicSpec::new("sv3", Box::new(end));
+        (card.tx_slots, card.rx_slots) = (64, 64);
+        double.add_nic(card).unwrap();
+        let others = "port = \"af_xdp\"\n[[interface]]\nname = \"sv1\"\nport = \"af_xdp\"\n\
+                      take = \"firewall\"\n[[interface]]\nname = \"sv2\"\n\
+                      [[interface]]\nname = \"sv3\"\nport = \"netmap\"\n";
+        let served = Served::start(name, others, Arc::new(double.clone()));
+        let mut sessions: Vec<(u8, Session)> = [(9, "sv0"), (8, "sv1"), (7, "sv2")]
+            .map(|(number, interface)| (number, attach_to(&served, interface)))
+            .into();
+        let mut at_card = attach_to(&served, "sv3");
+        let mac = net.link("sv3").unwrap().mac;
+        for round in 0..3_u8 {
+            for (number, session) in &mut sessions {
+                converse_in(*number, &peer, session, &[round, *number, 3]);
+            }
+            let mut frame = question(mac, 9, [round; 5]);
+            // To 10.6.0.1 from 10.6.0.2: the sum of the header is less by twice the difference.
+            for at in [27, 31] {
+                frame[at] = 6;
+            }
+            let sum = u16::from_be_bytes([frame[24], frame[25]]) + 6;
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            assert!(wire.send(&frame));
+            let (heard, _) = until("the question at the card", || hear(&mut at_card));
+            assert_eq!(heard, [round; 5]);
+        }
+        served.is_whole();
+        // Each comes and goes by itself.
+        let mac = net.link("sv0").unwrap().mac;
+        net.delete_link("sv0").unwrap();
+        served.is("gone", 0);
+        for (number, session) in sessions.iter_mut().skip(1) {
+            converse_in(*number, &peer, session, &[9, *number, 9]);
+        }
+        join_again(&peer, mac);
+        for text in ["10.9.0.1/24", "fd09::1/64"] {
+            net.add_address("sv0", address(text)).unwrap();
+        }
+        net.set_up("sv0").unwrap();
+        served.is("up", 1);
+        converse(&peer, &mut sessions[0].1, b"again");
+        served.is_whole();
+    });
+}
+
+#[test]
+fn claims_hold_in_the_program_of_an_interface_that_has_come_back() {
+    let name = "claims_hold_in_the_program_of_an_interface_that_has_come_back";
+    if xdp_is_missing(name) {
+        return;
+    }
+    isolated(name, || {
+        let peer = two_hosts();
+        let mut net = Netlink::open().unwrap();
+        let mac = net.link("sv0").unwrap().mac;
+        let served = Served::start(name, "port = \"af_xdp\"", Arc::new(Module));
+        let mut session = attach(&served);
+        session.claim(Claim::port(UDP, 9001)).unwrap();
+        let from = peer.run(|| UdpSocket::bind("10.9.0.2:0").unwrap()).unwrap();
+        let by_the_switch = || -> u64 {
+            served.json(&["stats"])["interfaces"][0]["host"]["counters"]["transmitted"]
+                .as_u64()
+                .unwrap()
+        };
+        for turn in 1..=3 {
+            net.delete_link("sv0").unwrap();
+            served.is("gone", turn - 1);
+            // One is given back while there is no program, one taken.
+            session.release(Claim::port(UDP, 9001)).unwrap();
+            session.claim(Claim::port(UDP, 9003)).unwrap();
+            join_again(&peer, mac);
+            for text in ["10.9.0.1/24", "fd09::1/64"] {
+                net.add_address("sv0", address(text)).unwrap();
+            }
+            net.set_up("sv0").unwrap();
+            served.is("up", turn);
+            converse(&peer, &mut session, b"still");
+            // What nobody claims any more comes to the kernel, and not by way of the switch.
+            let ours = UdpSocket::bind("10.9.0.1:9001").unwrap();
+            ours.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let before = by_the_switch();
+            for _ in 0..5 {
+                until("the kernel to hear", || {
+                    from.send_to(b"kernel", "10.9.0.1:9001").unwrap();
+                    ours.recv(&mut [0; 16]).ok()
+                });
+            }
+            served.is_whole();
+            assert_eq!(by_the_switch(), before, "turn {turn}: each comes once, and directly");
+            drop(ours);
+            from.send_to(b"taken meanwhile", "10.9.0.1:9003").unwrap();
+            until("the session to hear", || {
+                hear(&mut session).filter(|(heard, _)| heard == b"taken meanwhile")
+            });
+            session.release(Claim::port(UDP, 9003)).unwrap();
+            session.claim(Claim::port(UDP, 9001)).unwrap();
+        }
+    });
 }
 
 #[test]

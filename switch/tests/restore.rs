@@ -12,19 +12,24 @@ use served::until;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use usnet_shmring::control::Channel;
-use usnet_switch::net::Netlink;
 use usnet_switch::net::offload::{Offload, Offloads};
+use usnet_switch::net::{Channels, Netlink};
 
 /// A directory with a configuration for `sv0`, a socket and records; it goes with the test.
 struct Place(PathBuf);
 
 impl Place {
     fn new(name: &str) -> Self {
+        Self::with(name, "")
+    }
+
+    /// `rest` follows the interface's name.
+    fn with(name: &str, rest: &str) -> Self {
         let place = Self(std::env::temp_dir().join(format!("usnet-{name}-{}", std::process::id())));
         std::fs::create_dir(&place.0).unwrap();
         let text = format!(
             "[control]\nsocket = {:?}\nstate_dir = {:?}\n[memory]\nport_slots = 1024\n\
-             [[interface]]\nname = \"sv0\"\n",
+             [[interface]]\nname = \"sv0\"\n{rest}",
             place.0.join("control.sock"),
             place.records()
         );
@@ -186,6 +191,25 @@ fn a_record_that_cannot_be_read_is_set_aside_with_all_that_it_holds() {
         assert!(!Path::new(path).exists());
         // It keeps no usnetd from starting.
         place.usnetd().stop();
+    });
+}
+
+#[test]
+fn queues_that_the_workers_were_given_are_taken_back() {
+    let name = "queues_that_the_workers_were_given_are_taken_back";
+    if !rustix::process::geteuid().is_root() {
+        return isolated::skip(name, "XDP programs can only be loaded as root");
+    }
+    isolated(name, || {
+        let _peer = two_hosts();
+        set_receive_offload(true);
+        let before = Channels::of("sv0").unwrap();
+        let place = Place::with("queues", "port = \"af_xdp\"\n[worker]\ncount = 2\n");
+        place.kill_one();
+        assert_eq!((before.receiving(), Channels::of("sv0").unwrap().receiving()), (1, 2));
+        let said = place.restore();
+        assert!(said.status.success() && text(&said).contains("settings put back"), "{said:?}");
+        assert_eq!(Channels::of("sv0").unwrap(), before);
     });
 }
 

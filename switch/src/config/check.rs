@@ -1,14 +1,16 @@
 //! From what was written to what runs: the one way.
 
 use super::raw::{
-    Account, Backend, Cpus, HostEndpoint, MacvtapKind, RawBehind, RawConfig, RawControl, RawHost,
-    RawInterface, RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing, Take,
+    Account, Backend, Cpus, HostEndpoint, MacvtapKind, RawBehind, RawBusyPoll, RawConfig,
+    RawControl, RawHost, RawInterface, RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing,
+    Take,
 };
 use super::{
     Behind, Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject,
     Worker, account,
 };
 use crate::classify::Mac;
+use crate::port::af_xdp::BusyPoll;
 use core::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
@@ -253,6 +255,8 @@ fn check_interfaces(
     interfaces
 }
 
+/// Most addresses whose ports the kernel's firewall tells apart.
+const FIREWALL_ADDRESSES: usize = 16;
 const ADDRESS: &str = "must be an address, as \"10.0.0.1\" or \"2001:db8::1\"";
 const NETWORK: &str = "must be an address with a prefix length, as \"10.0.0.1/24\"";
 
@@ -270,11 +274,13 @@ fn check_interface(
         ring,
         take,
         macvtap,
+        busy_poll,
         host,
         addresses,
         gateways,
         host_ports,
         flow_ports,
+        host_ping,
         network,
         mac,
         mtu,
@@ -285,7 +291,9 @@ fn check_interface(
         !matches!(port, Backend::Netmap | Backend::Tap | Backend::Wire) && !has_own_address;
     let is_auto = *port == Backend::Auto;
     let has_kernel = port.has_link();
-    if *host == RawHost::default() && (!has_kernel || has_own_address) {
+    let is_firewall = *take == Take::Firewall;
+    // Behind its firewall the kernel hears by itself, or not at all.
+    if *host == RawHost::default() && (!has_kernel || has_own_address || is_firewall) {
         *host = RawHost::Kernel(HostEndpoint::None);
     }
     let (host, behind) = match host {
@@ -302,6 +310,16 @@ fn check_interface(
              for bridge) reach the kernel by a device";
         problems.add(format_args!("{key}.host"), value, allowed);
     }
+    if is_firewall && is_device {
+        let value = quoted(if host == HostEndpoint::Tap { "tap" } else { "veth" });
+        let allowed = "must be \"none\" or \"auto\" with take = \"firewall\": what is the kernel's reaches it \
+             directly";
+        problems.add(format_args!("{key}.host"), value, allowed);
+    }
+    if *host_ping && !is_firewall {
+        let allowed = "belongs to the kernel's firewall, so only with take = \"firewall\"";
+        problems.add(format_args!("{key}.host_ping"), "true", allowed);
+    }
     let has_socket =
         [Some(*port), behind.as_ref().map(|b| b.port)].contains(&Some(Backend::AfPacket));
     if !has_socket && !is_auto && *ring != Ring::default() {
@@ -316,15 +334,19 @@ fn check_interface(
         let allowed = "is of slots in a card's rings, so only with port \"netmap\"";
         problems.add(format_args!("{key}.zero_copy_transmit"), "false", allowed);
     }
-    if *port != Backend::AfXdp && !is_auto && *take != Take::default() {
+    // Where another back end serves there is no firewall.
+    let may_take = *port == Backend::AfXdp || (is_auto && !is_firewall);
+    if !may_take && *take != Take::default() {
         let allowed = "belongs to XDP sockets, so only with port \"af_xdp\"";
-        problems.add(format_args!("{key}.take"), quoted("all"), allowed);
+        let value = quoted(if is_firewall { "firewall" } else { "all" });
+        problems.add(format_args!("{key}.take"), value, allowed);
     }
     if *port != Backend::Macvtap && macvtap.is_some() {
         let value = if has_own_address { "bridge" } else { "passthru" };
         let allowed = "says what a macvtap takes, so only with port \"macvtap\"";
         problems.add(format_args!("{key}.macvtap"), quoted(value), allowed);
     }
+    let busy_poll = busy_poll.map(|raw| check_busy_poll(key, raw, *port, problems));
     let list_key = format!("{key}.addresses");
     let addresses: Vec<Network> = problems.list(&list_key, addresses, NETWORK);
     for (index, network) in addresses.iter().enumerate() {
@@ -337,6 +359,10 @@ fn check_interface(
         let allowed =
             "must be given: a bridged macvtap has addresses of its own beside the kernel's";
         problems.add(&list_key, "[]", allowed);
+    }
+    if is_firewall && addresses.len() > FIREWALL_ADDRESSES {
+        let allowed = "must be at most 16 with take = \"firewall\"";
+        problems.add(&list_key, format_args!("[{} addresses]", addresses.len()), allowed);
     }
     if let Some(network) = network
         && *port != Backend::Wire
@@ -380,6 +406,7 @@ fn check_interface(
         ring: *ring,
         take: *take,
         macvtap: *macvtap,
+        busy_poll,
         host,
         behind,
         cut_through: *cut_through,
@@ -388,6 +415,7 @@ fn check_interface(
         gateways,
         host_ports: problems.services(&format!("{key}.host_ports"), host_ports),
         flow_ports: check_flow_ports(key, flow_ports, has_kernel && !is_alone, problems),
+        host_ping: *host_ping,
         network: network.clone(),
         mac,
         mtu: *mtu,
@@ -415,6 +443,23 @@ fn check_flow_ports(
         problems.add(&key, format_args!("{texts:?}"), allowed);
     }
     ports
+}
+
+fn check_busy_poll(
+    key: &str,
+    raw: RawBusyPoll,
+    port: Backend,
+    problems: &mut Problems,
+) -> BusyPoll {
+    let RawBusyPoll { us, budget } = raw;
+    if port != Backend::AfXdp {
+        let value = format_args!("{{ us = {us}, budget = {budget} }}");
+        let allowed = "is of the driver below XDP sockets, so only with port \"af_xdp\"";
+        problems.add(format_args!("{key}.busy_poll"), value, allowed);
+    }
+    problems.range(format_args!("{key}.busy_poll.us"), us, 1, 10_000);
+    problems.range(format_args!("{key}.busy_poll.budget"), budget.into(), 1, 1024);
+    BusyPoll { microseconds: us, budget }
 }
 
 /// The names of all interfaces of the system that this one takes.

@@ -27,6 +27,7 @@ pub use service::{Refused, Services};
 pub(crate) use service::{protocol_name, protocol_number};
 
 use crate::classify::Mac;
+use crate::port::af_xdp::BusyPoll;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,6 +117,8 @@ pub struct Interface {
     pub take: Take,
     /// What a macvtap that is made takes; none given: all.
     pub macvtap: Option<MacvtapKind>,
+    /// How the driver is polled instead of waiting for its interrupts, if it is.
+    pub busy_poll: Option<BusyPoll>,
     /// How the kernel's own stack stays connected; not at all if another network is behind.
     pub host: HostEndpoint,
     /// The network that this interface is a bump in front of.
@@ -132,6 +135,8 @@ pub struct Interface {
     pub host_ports: Services,
     /// Ports from which clients may have flows without a claim, where the kernel shares the addresses.
     pub flow_ports: Services,
+    /// Whether the kernel's stack answers pings behind its firewall.
+    pub host_ping: bool,
     /// The wire that this interface is an end of, with port `wire`; interfaces that name the same
     /// one are joined. None: a wire of its own.
     pub network: Option<String>,

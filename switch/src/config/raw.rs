@@ -158,6 +158,23 @@ pub enum Take {
     Claimed,
     /// All but those that only the kernel handles.
     All,
+    /// All but answers to what the kernel sent, and what is for ports that stay with it: other frames do not
+    /// reach it.
+    Firewall,
+}
+
+/// How the driver of an interface is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawBusyPoll {
+    pub(super) us: u32,
+    pub(super) budget: u16,
+}
+
+impl Default for RawBusyPoll {
+    fn default() -> Self {
+        Self { us: 20, budget: 64 }
+    }
 }
 
 /// What a macvtap takes of what arrives at the interface below it.
@@ -226,6 +243,8 @@ pub(super) struct RawInterface {
     pub(super) take: Take,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) macvtap: Option<MacvtapKind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) busy_poll: Option<RawBusyPoll>,
     #[serde(default)]
     pub(super) host: RawHost,
     #[serde(default = "yes", skip_serializing_if = "is_true")]
@@ -240,6 +259,8 @@ pub(super) struct RawInterface {
     pub(super) host_ports: Vec<String>,
     #[serde(default)]
     pub(super) flow_ports: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) host_ping: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) network: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

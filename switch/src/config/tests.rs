@@ -142,6 +142,20 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
     );
     parse(&format!("{ONE}{bridge}mac = \"02:00:00:00:00:01\"\n")).unwrap();
     parse(&format!("{ONE}port = \"macvtap\"\nhost = \"veth\"\n")).unwrap();
+    let wall = "port = \"af_xdp\"\ntake = \"firewall\"\n";
+    key(&format!("{wall}host = \"tap\""), &["interface[0].host = \"tap\"", "reaches it directly"]);
+    let many: Vec<String> = (1..=17).map(|n| format!("\"10.0.0.{n}/24\"")).collect();
+    key(
+        &format!("{wall}addresses = [{}]", many.join(",")),
+        &["interface[0].addresses", "at most 16"],
+    );
+    key("port = \"af_xdp\"\nhost_ping = true", &["interface[0].host_ping = true", "\"firewall\""]);
+    key("take = \"firewall\"", &["interface[0].take = \"firewall\"", "only with port \"af_xdp\""]);
+    let auto = "port = \"auto\"\ntake = \"firewall\"";
+    key(auto, &["interface[0].take = \"firewall\"", "only with port \"af_xdp\""]);
+    key("busy_poll = {}", &["interface[0].busy_poll = { us = 20, budget = 64 }", "\"af_xdp\""]);
+    let polled = "port = \"af_xdp\"\nbusy_poll = { us = 0, budget = 2000 }";
+    key(polled, &["busy_poll.us = 0: must be from 1", "busy_poll.budget = 2000: must be"]);
     key("take = \"all\"", &["interface[0].take = \"all\"", "only with port \"af_xdp\""]);
     key("[[policy]]\nuid = 1\nany = true", &["policy[0] = { uid, any }", "exactly one"]);
     key("[[policy]]\n", &["policy[0] = {  }", "exactly one"]);

@@ -36,6 +36,8 @@ pub struct Cards {
     why_no_groups: Option<&'static str>,
     /// The ports' segment of the daemon's memory.
     slots: Option<Arc<Segment>>,
+    /// Interfaces that have XDP sockets, or may have, which keep slots of it.
+    keepers: u32,
 }
 
 impl Cards {
@@ -43,7 +45,14 @@ impl Cards {
     #[must_use]
     pub fn none() -> Self {
         let why_no_groups = None;
-        Self { kernel: Arc::new(Module), bank: None, why_none: "", why_no_groups, slots: None }
+        Self {
+            kernel: Arc::new(Module),
+            bank: None,
+            why_none: "",
+            why_no_groups,
+            slots: None,
+            keepers: 1,
+        }
     }
 
     /// The same, for ports that receive into the slots of this segment.
@@ -57,6 +66,11 @@ impl Cards {
         self.slots.as_ref()
     }
 
+    /// The same, and how many of them are for one interface with XDP sockets.
+    pub(super) fn slots_to_keep(&self) -> Option<(&Arc<Segment>, u32)> {
+        self.slots().map(|segment| (segment, segment.count() / self.keepers.max(1)))
+    }
+
     /// Makes the daemon's memory, and gives it to netmap if there are interfaces over it. Where the
     /// kernel does not take it, their frames are copied, and the log says why.
     pub(super) fn prepare(
@@ -64,6 +78,12 @@ impl Cards {
         kernel: Arc<dyn Kernel>,
     ) -> Result<(Memory, Vec<Pool>, Self), MemoryError> {
         let workers = config.worker.count;
+        let keepers = config
+            .interfaces
+            .iter()
+            .filter(|i| matches!(i.port, Backend::AfXdp | Backend::Auto))
+            .count();
+        let keepers = u32::try_from(keepers).unwrap_or(u32::MAX);
         let in_front = config.interfaces.iter().map(|i| (i.port, i.name.as_str()));
         let behind = config.interfaces.iter().filter_map(|i| i.behind.as_ref());
         let all = in_front.chain(behind.map(|b| (b.port, b.interface.as_str())));
@@ -80,7 +100,7 @@ impl Cards {
             return Ok((
                 memory,
                 pools,
-                Self { kernel, bank: None, why_none, why_no_groups, slots },
+                Self { kernel, bank: None, why_none, why_no_groups, slots, keepers },
             ));
         }
         let groups = groups_for_cards(config, kernel.as_ref());
@@ -114,7 +134,7 @@ impl Cards {
             }
         };
         let slots = Some(Arc::clone(memory.port()));
-        Ok((memory, pools, Self { kernel, bank, why_none, why_no_groups, slots }))
+        Ok((memory, pools, Self { kernel, bank, why_none, why_no_groups, slots, keepers }))
     }
 
     /// What is to become of what clients send by a card.

@@ -9,6 +9,8 @@
 //!
 //! - With `take = "claimed"` the kernel gets its own frames directly, but those in doubt, which come by the
 //!   switch and the host endpoint.
+//! - With `take = "firewall"` only answers and what is for named ports reach the kernel, directly; there is no host
+//!   endpoint, so what no client has ends in the switch.
 //! - The kernel keeps its addresses and routes on the interface, as with a packet socket. The program is
 //!   the guard: what it takes, the kernel does not hear. It goes with this process, however that ends.
 //! - Offloads that would make frames other than they are on the wire are off meanwhile.
@@ -21,7 +23,7 @@ use crate::net::Channels;
 use crate::net::guard::Pass;
 use crate::net::offload::Offload;
 use crate::port::Port;
-use crate::port::af_xdp::{AfXdp, AfXdpSpec};
+use crate::port::af_xdp::{AfXdp, AfXdpSpec, KernelPorts};
 use std::io;
 use std::sync::Arc;
 use usnet_shmring::arena::Segment;
@@ -40,9 +42,9 @@ fn port_error(name: &str, source: io::Error) -> OpenError {
 pub(super) fn open(
     interface: &Interface,
     workers: usize,
-    slots: Option<&Arc<Segment>>,
+    slots: Option<(&Arc<Segment>, u32)>,
 ) -> Result<Opened, OpenError> {
-    let Some(segment) = slots else {
+    let Some((segment, share)) = slots else {
         return Err(OpenError::Unsuitable {
             name: interface.name.clone(),
             problem: "has no slots to receive into",
@@ -58,7 +60,23 @@ pub(super) fn open(
         HostEndpoint::None => None,
         _ => Some(open_host(&mut kept, &mut netlink, interface, &link, workers)?),
     };
-    let passes: &[Pass] = if host.is_some() { &Pass::ALL } else { &[] };
+    let firewall = (interface.take == Take::Firewall).then(|| KernelPorts {
+        ports: interface.host_ports.iter().collect(),
+        ping: interface.host_ping,
+    });
+    let is_many = addresses.len() > MOST_SHARED;
+    if firewall.is_some() && is_many {
+        return Err(OpenError::Unsuitable {
+            name: interface.name.clone(),
+            problem: "has more than 16 addresses, too many for take = \"firewall\"; name those that are \
+                      shared by addresses = [...]",
+        });
+    }
+    let passes: &[Pass] = match (&firewall, &host) {
+        (Some(_), _) => &Pass::NEIGHBOURS,
+        (None, Some(_)) => &Pass::ALL,
+        (None, None) => &[],
+    };
     let queues = enough_queues(&mut kept, name, workers)?;
     let spec = AfXdpSpec {
         name: link.name.clone(),
@@ -66,26 +84,31 @@ pub(super) fn open(
         mac: link.mac,
         mtu,
         queues,
-        frames: slots_of_a_queue(segment.count(), queues),
+        frames: slots_of_a_queue(share, queues),
         passing: passes.to_vec(),
         shared: match interface.take {
             // Each costs the program some comparisons; with many the switch decides.
-            Take::Claimed if host.is_some() && addresses.len() <= MOST_SHARED => {
+            Take::Claimed if host.is_none() || is_many => Vec::new(),
+            Take::Claimed | Take::Firewall => {
                 addresses.iter().map(|network| network.address()).collect()
             }
-            Take::Claimed | Take::All => Vec::new(),
+            Take::All => Vec::new(),
         },
+        firewall,
         // What has a kind is made by software, and so is its other end.
         unfinished: link.kind.is_some(),
         generic: false,
         copy: false,
+        busy_poll: interface.busy_poll,
     };
     let mut wires =
         AfXdp::open_group(&spec, segment, workers).map_err(|error| port_error(name, error))?;
-    if host.is_some() {
+    if !passes.is_empty() {
         // After the program, so that they hear nothing but what passes.
         let beside = open_sockets(name, &link, Ring::V2, false, workers)?;
         for (wire, beside) in wires.iter_mut().zip(beside) {
+            // All of the kernel's own would pass there, too.
+            beside.hear_little().map_err(|error| port_error(name, error))?;
             wire.set_beside(Box::new(beside)).map_err(|error| port_error(name, error))?;
         }
     }

@@ -142,7 +142,10 @@ impl Interface {
         match self.table.address_default(address) {
             Some(Receiver::Client(_)) => true,
             Some(Receiver::Host) => false,
-            None => self.host.is_none() && self.table.is_local(address),
+            // What the kernel hears by itself it answers by itself.
+            None => {
+                self.host.is_none() && self.kernel_hears.is_empty() && self.table.is_local(address)
+            }
         }
     }
 }

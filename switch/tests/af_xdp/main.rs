@@ -9,6 +9,9 @@ macro_rules! name {
 
 #[path = "../isolated/mod.rs"]
 mod isolated;
+
+mod firewall;
+mod jumbo;
 mod rate;
 mod sharing;
 mod workers;
@@ -40,7 +43,11 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new() -> Self {
-        let arena = Arena::reserve(4 * SLOTS, SlotSize::DEFAULT).unwrap();
+        Self::of(SlotSize::DEFAULT)
+    }
+
+    pub(crate) fn of(size: SlotSize) -> Self {
+        let arena = Arena::reserve(4 * SLOTS, size).unwrap();
         // So that the port segment is not at the beginning.
         let before = arena.add_segment("before", Writer::Daemon, 1024, false).unwrap();
         let range = arena.add_segment("test", Writer::Daemon, SLOTS, false).map(SlotRange::whole);
@@ -76,9 +83,11 @@ pub(crate) fn spec(name: &str) -> AfXdpSpec {
         frames: 64,
         passing: Pass::NEIGHBOURS.to_vec(),
         shared: Vec::new(),
+        firewall: None,
         unfinished: true,
         generic: false,
         copy: false,
+        busy_poll: None,
     }
 }
 

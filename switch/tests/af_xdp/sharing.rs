@@ -12,7 +12,7 @@ use usnet_shmring::region::Writer;
 use usnet_switch::classify::Protocol;
 use usnet_switch::net::guard::Pass;
 use usnet_switch::net::{Channels, Netlink};
-use usnet_switch::port::af_xdp::AfXdpSpec;
+use usnet_switch::port::af_xdp::{AfXdpSpec, BusyPoll};
 use usnet_switch::port::{Burst, Port};
 use usnet_switch::steer::Table;
 use usnet_switch::time::Time;
@@ -204,6 +204,32 @@ fn frames_to_a_link_that_is_down_are_refused_until_it_is_up_again() {
         let mut bytes = [0; 64];
         assert_eq!(there.recv(&mut bytes).unwrap(), 1);
         burst.clear(&mut memory.pool);
+        port.close(&mut memory.pool);
+        memory.assert_all_free();
+    });
+}
+
+#[test]
+fn a_driver_that_is_polled_moves_frames_both_ways() {
+    with_xdp(name!("a_driver_that_is_polled_moves_frames_both_ways"), || {
+        let peer = two_hosts();
+        let mut memory = Memory::new();
+        let busy_poll = Some(BusyPoll { microseconds: 20, budget: 16 });
+        let spec = AfXdpSpec { busy_poll, ..spec("sv0") };
+        let mut port = memory.open(&spec).unwrap();
+        assert_eq!(port.mode(), Some("driver, copy, busy polling"));
+        let there = peer.run(|| UdpSocket::bind("10.9.0.2:7000").unwrap()).unwrap();
+        there.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let to = mac_of(&peer, "pv0");
+        for n in 0..50 {
+            there.send_to(&[n; 30], "10.9.0.1:7000").unwrap();
+            let is_it = |frame: &Vec<u8>| payload(frame).is_some_and(|p| p == [n; 30]);
+            let got = receive_until(&mut port, &mut memory.pool, |got| got.iter().any(is_it));
+            assert!(got.iter().any(is_it), "datagram {n}");
+            send_one(&mut port, &mut memory.pool, &udp_frame(spec.mac, to, 7000, &[n; 9]));
+            let mut bytes = [0; 64];
+            assert_eq!((there.recv(&mut bytes).unwrap(), bytes[0]), (9, n));
+        }
         port.close(&mut memory.pool);
         memory.assert_all_free();
     });

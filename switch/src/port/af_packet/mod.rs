@@ -206,6 +206,35 @@ impl AfPacket {
         Ok(group)
     }
 
+    /// Has the kernel show only what all hosts of a link may need to hear: what is not IP, what is for a group or
+    /// a link-local address, and ICMPv6.
+    ///
+    /// # Errors
+    /// The kernel refuses the filter.
+    pub fn hear_little(&self) -> io::Result<()> {
+        const LOAD_HALF: u16 = 0x28;
+        const LOAD_BYTE: u16 = 0x30;
+        const EQUAL: u16 = 0x15;
+        const AT_LEAST: u16 = 0x35;
+        const RETURN: u16 = 0x06;
+        // Jumps count from the next instruction.
+        let filter = [
+            (LOAD_HALF, 0, 0, 12),
+            (EQUAL, 0, 2, 0x0800),
+            (LOAD_BYTE, 0, 0, 30),
+            (AT_LEAST, 5, 6, 224),
+            (EQUAL, 0, 4, 0x86dd),
+            (LOAD_BYTE, 0, 0, 38),
+            (AT_LEAST, 2, 0, 0xfe),
+            (LOAD_BYTE, 0, 0, 20),
+            (EQUAL, 0, 1, 58),
+            (RETURN, 0, 0, u32::MAX),
+            (RETURN, 0, 0, 0),
+        ];
+        let mut filter = filter.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
+        self.socket.set_filter(&mut filter)
+    }
+
     /// Joins a group of sockets, or founds one; returns its number.
     fn join(&self, group: Option<u16>) -> io::Result<u16> {
         /// `PACKET_FANOUT_FLAG_IGNORE_OUTGOING` of `linux/if_packet.h`.

@@ -41,6 +41,26 @@ impl Socket {
         self.0
     }
 
+    /// Has the kernel show only frames that a filter of classic BPF accepts.
+    pub(super) fn set_filter(&self, filter: &mut [libc::sock_filter]) -> io::Result<()> {
+        let len =
+            libc::c_ushort::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+        let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap_or(0);
+        // SAFETY: the kernel reads `program`, and `len` instructions where it points; both live until
+        // the call returns.
+        check(unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                core::ptr::from_ref(&program).cast(),
+                length,
+            )
+        })?;
+        Ok(())
+    }
+
     /// Sets an option of level `SOL_PACKET`.
     pub(super) fn set<T: Pod>(&self, option: libc::c_int, value: &T) -> io::Result<()> {
         let bytes = bytemuck::bytes_of(value);

@@ -70,6 +70,7 @@ impl Size {
 #[repr(u8)]
 pub(super) enum Op {
     Add = 0x00,
+    Subtract = 0x10,
     Or = 0x40,
     And = 0x50,
     ShiftLeft = 0x60,
@@ -81,6 +82,7 @@ impl Op {
     const fn text(code: u8) -> &'static str {
         match code & 0xf0 {
             0x00 => "+=",
+            0x10 => "-=",
             0x40 => "|=",
             0x50 => "&=",
             0x60 => "<<=",
@@ -135,6 +137,11 @@ impl From<i32> for Value {
 #[repr(i32)]
 pub(super) enum Helper {
     MapLookup = 1,
+    MapUpdate = 2,
+    /// Nanoseconds since the system began.
+    Time = 5,
+    /// Out of a packet to the stack.
+    LoadBytes = 26,
     RedirectMap = 51,
 }
 
@@ -142,6 +149,9 @@ impl Helper {
     const fn text(number: i32) -> &'static str {
         match number {
             1 => "bpf_map_lookup_elem",
+            2 => "bpf_map_update_elem",
+            5 => "bpf_ktime_get_ns",
+            26 => "bpf_skb_load_bytes",
             51 => "bpf_redirect_map",
             _ => "unknown",
         }

@@ -10,6 +10,7 @@
 
 use super::asm::Code;
 use super::sys::{self, MapKind, MapMemory, NAME_LENGTH, RawMap};
+use super::watch::FlowKey;
 use crate::steer::{CLAIMED_BYTES, ClaimedPorts};
 use bytemuck::Pod;
 use core::marker::PhantomData;
@@ -27,7 +28,7 @@ pub(super) enum XdpError {
     #[error("cannot {what}{hint}")]
     Refused { what: &'static str, hint: &'static str, source: io::Error },
     /// With the last thing that the verifier said.
-    #[error("the verifier refuses the XDP program: {verdict}")]
+    #[error("the verifier refuses the BPF program: {verdict}")]
     Verifier { verdict: String, source: io::Error },
 }
 
@@ -95,6 +96,14 @@ impl<K: Pod, V: Pod> Map<K, V> {
     }
 }
 
+#[cfg(test)]
+impl<K: Pod, V: Pod> Map<K, V> {
+    /// Takes an entry out. Returns whether there was one.
+    pub(super) fn remove(&self, key: &K) -> bool {
+        self.raw.delete(bytemuck::bytes_of(key)).unwrap()
+    }
+}
+
 /// The sockets of an interface, by receive queue (`BPF_MAP_TYPE_XSKMAP`).
 pub(super) type SocketMap = Map<u32, i32>;
 
@@ -136,9 +145,51 @@ impl ClaimMap {
     }
 }
 
+/// When the kernel last sent something of a flow, in nanoseconds since the system began
+/// (`BPF_MAP_TYPE_LRU_HASH`).
+pub(super) type FlowMap = Map<FlowKey, u64>;
+
+/// Flows of the kernel's that are remembered; those that were not used for longest go first.
+const KERNEL_FLOWS: u32 = 1 << 16;
+
+impl FlowMap {
+    pub(super) fn flows() -> Result<Self, XdpError> {
+        Self::create(MapKind::Flows, "usnet_flows", KERNEL_FLOWS)
+    }
+}
+
 impl ClaimedPorts for ClaimMap {
     fn counts(&self) -> &[AtomicU8] {
         self.memory.bytes()
+    }
+}
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It meets frames that arrive.
+    Xdp {
+        /// Also those of which it sees only the beginning, since the rest lies in other buffers.
+        fragments: bool,
+    },
+    /// It meets packets that the kernel sends.
+    Egress,
+}
+
+impl Kind {
+    /// The type of the program (`enum bpf_prog_type`), its attachment's, and flags
+    /// (`BPF_F_XDP_HAS_FRAGS`).
+    const fn numbers(self) -> sys::ProgramKind {
+        match self {
+            Self::Xdp { fragments } => sys::ProgramKind {
+                kind: 6,
+                attachment: sys::ATTACH_XDP,
+                flags: if fragments { 1 << 5 } else { 0 },
+            },
+            Self::Egress => {
+                sys::ProgramKind { kind: 3, attachment: sys::ATTACH_TCX_EGRESS, flags: 0 }
+            }
+        }
     }
 }
 
@@ -147,38 +198,53 @@ impl ClaimedPorts for ClaimMap {
 pub(super) struct Program(OwnedFd);
 
 impl Program {
-    /// Loads an XDP program. A map that it names must be open now, and lives as long as the program.
-    pub(super) fn load(name: &str, code: &Code) -> Result<Self, XdpError> {
+    /// Loads a program. A map that it names must be open now, and lives as long as the program.
+    pub(super) fn load(kind: Kind, name: &str, code: &Code) -> Result<Self, XdpError> {
         let words = code.words();
-        let name = name_of(name);
+        let (kind, name) = (kind.numbers(), name_of(name));
         // The verifier is only asked to explain itself when there is something to explain.
-        let error = match sys::load_program(name, &words, &mut [], 0) {
+        let error = match sys::load_program(kind, name, &words, &mut [], 0) {
             Ok(program) => return Ok(Self(program)),
             Err(error) => error,
         };
         let mut log = vec![0; LOG_SIZE];
-        if let Ok(program) = sys::load_program(name, &words, &mut log, 1) {
+        if let Ok(program) = sys::load_program(kind, name, &words, &mut log, 1) {
             return Ok(Self(program));
         }
         match last_words(&log) {
             Some(verdict) => Err(XdpError::Verifier { verdict, source: error }),
-            None => Err(refused("load an XDP program")(error)),
+            None => Err(refused("load a BPF program")(error)),
         }
     }
 
     /// Loads a program and returns all that the verifier says.
     #[cfg(test)]
-    pub(super) fn explain(code: &Code) -> io::Result<String> {
-        let mut log = vec![0; LOG_SIZE];
-        let _ = sys::load_program(name_of("explained"), &code.words(), &mut log, 2)?;
+    pub(super) fn explain(kind: Kind, code: &Code) -> io::Result<String> {
+        let mut log = vec![0; 16 * LOG_SIZE];
+        let name = name_of("explained");
+        let _ = sys::load_program(kind.numbers(), name, &code.words(), &mut log, 2)?;
         let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
         Ok(String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned())
     }
 
     /// Lets the program meet the interface's frames until the link is dropped.
     pub(super) fn attach(&self, interface: u32, hook: Hook) -> Result<Link, XdpError> {
-        let link = sys::create_link(self.0.as_fd(), interface, hook.flag())
+        let link = sys::create_link(self.0.as_fd(), interface, sys::ATTACH_XDP, hook.flag())
             .map_err(refused("attach the XDP program"))?;
+        Ok(Link { _descriptor: link })
+    }
+
+    /// Lets the program meet what the kernel sends on the interface until the link is dropped.
+    pub(super) fn attach_egress(&self, interface: u32) -> Result<Link, XdpError> {
+        let link = sys::create_link(self.0.as_fd(), interface, sys::ATTACH_TCX_EGRESS, 0);
+        let link = link.map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => XdpError::Refused {
+                what: "watch what the kernel sends",
+                hint: "; take = \"firewall\" needs Linux 6.6 or newer",
+                source,
+            },
+            _ => refused("watch what the kernel sends")(source),
+        })?;
         Ok(Link { _descriptor: link })
     }
 

@@ -6,7 +6,8 @@
 //!                               +--> XDP_PASS: what the kernel hears by itself
 //!   interface <-- tx ring: slots with frames    completion ring: free slots <-- switch
 //!
-//!   asm      instructions of BPF          program  which frames the switch gets
+//!   asm      instructions of BPF          program  which frames the switch gets; firewall: strictly;
+//!                                         watch: which answers the kernel waits for
 //!   bpf      maps, programs, links        sys      bpf(2), and rings in shared memory
 //!   umem     slots that the kernel has    rings    one ring; queue: a socket and its four
 //!   receive  rx ring to pool              port     a worker's queues of an interface; open: all of them
@@ -20,6 +21,7 @@
 
 mod asm;
 mod bpf;
+mod firewall;
 mod open;
 mod port;
 mod program;
@@ -28,9 +30,11 @@ mod receive;
 mod rings;
 mod sys;
 mod umem;
+mod watch;
 
-pub use open::AfXdpSpec;
+pub use open::{AfXdpSpec, KernelPorts};
 pub use port::AfXdp;
+pub use queue::BusyPoll;
 
 #[cfg(test)]
 mod tests;

@@ -7,13 +7,18 @@
 //!   queue 2 --> socket --> worker 0
 //! ```
 
-use super::bpf::{ClaimMap, Hook, Link, Program, SocketMap, XdpError};
+use super::bpf::{ClaimMap, FlowMap, Hook, Kind, Link, Program, SocketMap, XdpError};
+use super::firewall::Firewall;
 use super::port::{AfXdp, Mode};
 use super::program::{Shares, XDP_PASS, take};
-use super::queue::{Binding, Queue};
+use super::queue::{Binding, BusyPoll, Queue};
 use super::umem::HEADROOM;
-use crate::classify::Mac;
+use super::watch::watch;
+use crate::classify::{Mac, Protocol};
 use crate::net::guard::Pass;
+use crate::steer::{CLAIMED_PROTOCOLS, ClaimedPorts, PROTOCOL_BYTES};
+use core::ops::RangeInclusive;
+use core::sync::atomic::Ordering;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -40,13 +45,30 @@ pub struct AfXdpSpec {
     /// Addresses whose frames the kernel gets directly unless a client has claimed the port; none: the
     /// switch gets all but `passing`.
     pub shared: Vec<IpAddr>,
+    /// Of frames to `shared` addresses and others, only answers to what the kernel sent, and these.
+    pub firewall: Option<KernelPorts>,
     /// Whether the medium hands over frames whose checksums a card was meant to finish, as a veth does.
     pub unfinished: bool,
     /// Meet frames in the kernel's receive path even if the driver could.
     pub generic: bool,
     /// Let the kernel copy frames even if the driver could use the slots.
     pub copy: bool,
+    /// Poll the driver instead of waiting for its interrupts.
+    pub busy_poll: Option<BusyPoll>,
 }
+
+/// What the kernel serves behind its firewall.
+#[derive(Clone, Debug, Default)]
+pub struct KernelPorts {
+    /// Ports at the shared addresses, and at groups.
+    pub ports: Vec<(Protocol, RangeInclusive<u16>)>,
+    /// Whether it answers pings.
+    pub ping: bool,
+}
+
+/// Frames of this MTU fit the buffers of any driver. With a larger one a driver may receive a frame into several,
+/// and then wants a program that says that it can live with that.
+const USUAL_MTU: u16 = 1500;
 
 impl AfXdp {
     /// Opens all queues of an interface for one worker; as [`open_group`](Self::open_group).
@@ -76,7 +98,7 @@ impl AfXdp {
             return Err(too_few(&spec.name, queues, count));
         };
         let mut ports: Vec<Self> = (0..workers).map(|_| Self::new(spec, segment)).collect();
-        check_length(spec, &ports)?;
+        let has_pieces = check_length(spec, &ports)?;
         let frames = spec.frames.clamp(64, 1 << 14).next_power_of_two();
         let sockets = SocketMap::sockets(queues)?;
         let mut first = None;
@@ -84,7 +106,9 @@ impl AfXdp {
         for (queue, place) in (0..queues).zip(places) {
             let Some(port) = ports.get_mut(place) else { break };
             let copy = spec.copy || spec.generic;
-            let binding = Binding { interface: spec.index, queue, copy, frames };
+            let pieces = has_pieces;
+            let (interface, busy_poll) = (spec.index, spec.busy_poll);
+            let binding = Binding { interface, queue, copy, pieces, busy_poll, frames };
             let queue = Queue::open(&port.umem, binding, first.as_ref().map(AsFd::as_fd))?;
             if first.is_none() {
                 first = Some(queue.as_fd().try_clone_to_owned()?);
@@ -94,11 +118,11 @@ impl AfXdp {
         }
         let sockets = Arc::new(sockets);
         // Last, since from here on the kernel does not get the frames.
-        let (hook, link, claimed) = put_in_front(spec, &sockets, workers)?;
-        let link = Arc::new(link);
+        let InFront { hook, links, claimed } = put_in_front(spec, &sockets, workers)?;
+        let links = Arc::new(links);
         for port in &mut ports {
-            port.mode = Mode { hook, ..port.mode };
-            port.link = Some(Arc::clone(&link));
+            port.mode = Mode { hook, is_polled: spec.busy_poll.is_some(), ..port.mode };
+            port.links = Some(Arc::clone(&links));
             port.unnamed = Some(Arc::clone(&sockets));
             port.claimed.clone_from(&claimed);
             port.watch()?;
@@ -107,33 +131,70 @@ impl AfXdp {
     }
 }
 
-/// Loads the program and attaches it.
-fn put_in_front(
-    spec: &AfXdpSpec,
-    sockets: &SocketMap,
-    workers: u8,
-) -> io::Result<(Hook, Link, Option<Arc<ClaimMap>>)> {
+/// What stands in front of the queues.
+struct InFront {
+    hook: Hook,
+    /// The XDP program's, and what serves it.
+    links: Vec<Link>,
+    claimed: Option<Arc<ClaimMap>>,
+}
+
+/// Loads the programs and attaches them.
+fn put_in_front(spec: &AfXdpSpec, sockets: &SocketMap, workers: u8) -> io::Result<InFront> {
+    let flows = spec.firewall.as_ref().map(|_| FlowMap::flows()).transpose()?;
+    let named = spec.firewall.as_ref().map(named_ports).transpose()?;
+    let firewall = match (&spec.firewall, &flows, &named) {
+        (Some(KernelPorts { ping, .. }), Some(flows), Some(named)) => {
+            Some(Firewall { flows: flows.number(), named: named.number(), ping: *ping })
+        }
+        _ => None,
+    };
     let mut claimed = None;
     let mut shares = None;
-    if !spec.shared.is_empty() {
+    if !spec.shared.is_empty() || firewall.is_some() {
         let map = ClaimMap::new(workers)?;
         let (mac, addresses) = (spec.mac, spec.shared.clone());
-        shares = Some(Shares { mac, addresses, claimed: map.number() });
+        shares = Some(Shares { mac, addresses, claimed: map.number(), firewall });
         claimed = Some(Arc::new(map));
     }
     let code = take(sockets.number(), &spec.passing, shares.as_ref(), XDP_PASS)
         .map_err(io::Error::other)?;
     // The program keeps the maps.
-    let program = Program::load("usnet_take", &code)?;
+    let kind = Kind::Xdp { fragments: spec.mtu > USUAL_MTU };
+    let program = Program::load(kind, "usnet_take", &code)?;
     tracing::debug!(interface = spec.name, instructions = code.len(), "XDP program loaded");
+    // First, so that it has seen the question when the answer comes.
+    let watching = match &flows {
+        Some(flows) => {
+            let code = watch(flows.number()).map_err(io::Error::other)?;
+            let program = Program::load(Kind::Egress, "usnet_watch", &code)?;
+            Some(program.attach_egress(spec.index)?)
+        }
+        None => None,
+    };
     let (hook, link) = attach(&program, spec)?;
-    Ok((hook, link, claimed))
+    Ok(InFront { hook, links: [link].into_iter().chain(watching).collect(), claimed })
 }
 
-fn check_length(spec: &AfXdpSpec, ports: &[AfXdp]) -> io::Result<()> {
+/// The array of ports that the kernel serves.
+fn named_ports(kernel: &KernelPorts) -> Result<ClaimMap, XdpError> {
+    let map = ClaimMap::new(0)?;
+    for (protocol, ports) in &kernel.ports {
+        let Some(index) = CLAIMED_PROTOCOLS.iter().position(|p| p == protocol) else { continue };
+        for port in ports.clone() {
+            if let Some(count) = map.counts().get(index * PROTOCOL_BYTES + usize::from(port)) {
+                count.store(1, Ordering::SeqCst);
+            }
+        }
+    }
+    Ok(map)
+}
+
+/// Whether frames may be longer than a piece.
+fn check_length(spec: &AfXdpSpec, ports: &[AfXdp]) -> io::Result<bool> {
     let longest = u32::from(spec.mtu) + 14 + 8;
     if ports.iter().all(|port| longest <= port.umem.longest_frame()) {
-        return Ok(());
+        return Ok(ports.iter().any(|port| longest > port.umem.longest_piece()));
     }
     let text = format!(
         "an MTU of {} needs slots of {} bytes, {HEADROOM} of which are the kernel's; set memory.slot_size, \

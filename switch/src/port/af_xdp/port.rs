@@ -11,15 +11,16 @@
 //! - A received frame is handed on only if a free slot takes its place, so the number of slots that the
 //!   kernel has to receive into never shrinks.
 //! - All is sent by the first of its queues, so that no frame overtakes another.
-//! - What the program lets pass comes by a packet socket beside the queues, since the kernel and the
-//!   switch both need it (ARP, neighbour discovery).
+//! - Of what the program lets pass, what the kernel and the switch both need (ARP, neighbour discovery) comes
+//!   by a packet socket beside the queues, too.
 
 use super::bpf::{ClaimMap, Hook, Link, SocketMap};
 use super::open::AfXdpSpec;
-use super::queue::{Kick, Queue, wait_for_release};
+use super::queue::{Joining, Kick, Queue, wait_for_release};
 use super::receive::receive_from;
 use super::rings::inconsistent;
 use super::umem::{Purpose, Umem};
+use crate::net::guard::Pass;
 use crate::port::{Burst, Port, PortCounters, PortInfo};
 use crate::steer::ClaimedPorts;
 use crate::time::Time;
@@ -37,14 +38,19 @@ pub(super) struct Mode {
     pub(super) hook: Hook,
     /// Whether the driver uses the slots itself.
     pub(super) zero_copy: bool,
+    /// Whether it is polled.
+    pub(super) is_polled: bool,
 }
 
 impl Mode {
     const fn text(self) -> &'static str {
-        match (self.hook, self.zero_copy) {
-            (Hook::Driver, true) => "driver, zero-copy",
-            (Hook::Driver, false) => "driver, copy",
-            (Hook::Generic, _) => "generic, copy",
+        match (self.hook, self.zero_copy, self.is_polled) {
+            (Hook::Driver, true, false) => "driver, zero-copy",
+            (Hook::Driver, false, false) => "driver, copy",
+            (Hook::Generic, _, false) => "generic, copy",
+            (Hook::Driver, true, true) => "driver, zero-copy, busy polling",
+            (Hook::Driver, false, true) => "driver, copy, busy polling",
+            (Hook::Generic, _, true) => "generic, copy, busy polling",
         }
     }
 }
@@ -66,6 +72,12 @@ pub struct AfXdp {
     /// Receive queue that is looked at first.
     turn: usize,
     beside: Option<Box<dyn Port>>,
+    /// What the kernel goes on to hear by itself and the switch hears, too.
+    passing: Vec<Pass>,
+    /// From beside, not looked at yet.
+    heard: Burst,
+    /// Of these, the kernel's alone.
+    passed_by: PortCounters,
     /// All descriptors, where there are several.
     epoll: Option<OwnedFd>,
     /// Since when frames wait in the tx ring, and whether that is for the link.
@@ -76,9 +88,9 @@ pub struct AfXdp {
     pub(super) unnamed: Option<Arc<SocketMap>>,
     /// Which ports the program leaves to the switch; one for all workers.
     pub(super) claimed: Option<Arc<ClaimMap>>,
-    /// The program's place, taken off the interface before the last worker's queues are closed. Those of a
+    /// The programs' places, taken off the interface before the last worker's queues are closed. Those of a
     /// queue that is closed are the kernel's.
-    pub(super) link: Option<Arc<Link>>,
+    pub(super) links: Option<Arc<Vec<Link>>>,
 }
 
 impl AfXdp {
@@ -92,19 +104,22 @@ impl AfXdp {
                 mtu: spec.mtu,
             },
             index: spec.index,
-            mode: Mode { hook: Hook::Driver, zero_copy: false },
+            mode: Mode { hook: Hook::Driver, zero_copy: false, is_polled: false },
             unfinished: spec.unfinished,
             umem: Umem::new(Arc::clone(segment)),
             queues: Vec::new(),
             turn: 0,
             beside: None,
+            passing: spec.passing.clone(),
+            heard: Burst::new(),
+            passed_by: PortCounters::default(),
             epoll: None,
             waiting: None,
             last_error_check: Time(0),
             counters: PortCounters::default(),
             unnamed: None,
             claimed: None,
-            link: None,
+            links: None,
         }
     }
 
@@ -115,6 +130,34 @@ impl AfXdp {
     pub fn set_beside(&mut self, port: Box<dyn Port>) -> io::Result<()> {
         self.beside = Some(port);
         self.watch()
+    }
+
+    /// Takes what came in beside. The packet socket there hears all that the program lets pass: what is the
+    /// kernel's alone must not reach it a second time by the switch.
+    fn hear(&mut self, now: Time, pool: &mut Pool, into: &mut Burst) -> io::Result<usize> {
+        let Self { beside: Some(beside), heard, passing, passed_by, .. } = self else {
+            return Ok(0);
+        };
+        if heard.is_empty() {
+            beside.receive(now, pool, heard)?;
+        }
+        let mut count = 0;
+        while into.room() > 0
+            && let Some(frame) = heard.pop()
+        {
+            let bytes = pool.bytes(&frame);
+            if passing.iter().any(|pass| pass.covers(bytes)) {
+                count += 1;
+                if let Err(frame) = into.push(frame) {
+                    pool.free(frame);
+                }
+            } else {
+                passed_by.received += 1;
+                passed_by.received_bytes += bytes.len() as u64;
+                pool.free(frame);
+            }
+        }
+        Ok(count)
     }
 
     /// Makes one descriptor of several.
@@ -177,9 +220,7 @@ impl Port for AfXdp {
             queues.iter().try_for_each(|queue| sockets.set(queue.number(), queue.as_fd()))?;
         }
         *turn = (*turn + 1) % total;
-        if let Some(beside) = &mut self.beside {
-            count += beside.receive(now, pool, into)?;
-        }
+        count += self.hear(now, pool, into)?;
         if count == 0 {
             self.check_error(now)?;
         }
@@ -218,9 +259,14 @@ impl Port for AfXdp {
                     break;
                 }
             };
+            let pieces = umem.pieces(&frame);
+            if pieces > room {
+                from.put_back(frame);
+                break;
+            }
             match umem.give(frame, Purpose::Transmit(queue.number())) {
                 Ok(address) => {
-                    if !queue.push(address, u32::try_from(length).unwrap_or(0)) {
+                    if !queue.push(umem, address, u32::try_from(length).unwrap_or(0)) {
                         return Err(inconsistent("no room where there was some"));
                     }
                 }
@@ -231,7 +277,7 @@ impl Port for AfXdp {
             }
             counters.transmitted += 1;
             counters.transmitted_bytes += length as u64;
-            room -= 1;
+            room -= pieces;
             count += 1;
         }
         if count > 0 || self.waiting.is_some() {
@@ -247,8 +293,8 @@ impl Port for AfXdp {
         }
         if let Some(beside) = &self.beside {
             let beside = beside.counters();
-            counters.received += beside.received;
-            counters.received_bytes += beside.received_bytes;
+            counters.received += beside.received - self.passed_by.received;
+            counters.received_bytes += beside.received_bytes - self.passed_by.received_bytes;
             counters.missed += beside.missed;
             counters.receive_errors += beside.receive_errors;
             counters.no_slot += beside.no_slot;
@@ -276,13 +322,19 @@ impl Port for AfXdp {
     }
 
     fn close(&mut self, pool: &mut Pool) {
-        self.link = None;
+        self.links = None;
         self.epoll = None;
+        // What was counted outlives the sockets.
+        self.counters = self.counters();
+        self.heard.clear(pool);
         if let Some(mut beside) = self.beside.take() {
             beside.close(pool);
         }
-        // What was counted outlives the sockets.
-        self.counters = self.counters();
+        for queue in &mut self.queues {
+            if let Joining::Begun(frame) = core::mem::take(&mut queue.joining) {
+                pool.free(frame);
+            }
+        }
         let queues: Vec<u32> = self.queues.drain(..).map(|queue| queue.number()).collect();
         // A driver that uses the slots does so until the kernel has taken them from it, which is after
         // the socket has closed.

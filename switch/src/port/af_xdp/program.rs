@@ -15,6 +15,7 @@
 //! - A packet is read only behind a comparison with its end, which the kernel's verifier demands.
 
 use super::asm::{AsmError, Assembler, Code, Helper, If, Label, Op, Reg, Size};
+use super::firewall::{Firewall, guard};
 use crate::classify::{Mac, Protocol};
 use crate::net::guard::Pass;
 use crate::steer::{CLAIMED_PROTOCOLS, PROTOCOL_BYTES};
@@ -27,27 +28,27 @@ pub(super) const XDP_PASS: i32 = 2;
 pub(super) const XDP_DROP: i32 = 1;
 
 /// Fields of `struct xdp_md` (linux/bpf.h).
-mod context {
-    pub(super) const DATA: i16 = 0;
-    pub(super) const DATA_END: i16 = 4;
-    pub(super) const RX_QUEUE_INDEX: i16 = 16;
+pub(super) mod context {
+    pub(in super::super) const DATA: i16 = 0;
+    pub(in super::super) const DATA_END: i16 = 4;
+    pub(in super::super) const RX_QUEUE_INDEX: i16 = 16;
 }
 
-const ETHERTYPE_IPV4: i32 = 0x0800;
-const ETHERTYPE_IPV6: i32 = 0x86dd;
+pub(super) const ETHERTYPE_IPV4: i32 = 0x0800;
+pub(super) const ETHERTYPE_IPV6: i32 = 0x86dd;
 const ETHERTYPE_VLAN: i32 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: i32 = 0x88a8;
-const ICMPV6: i32 = 58;
+pub(super) const ICMPV6: i32 = 58;
 /// First and last of the messages of router and neighbour discovery (RFC 4861, 4).
 const DISCOVERY: (i32, i32) = (133, 137);
 
 /// Names for registers, the same in the whole program.
-const CONTEXT: Reg = Reg::R6;
+pub(super) const CONTEXT: Reg = Reg::R6;
 /// Where the header that is looked at begins.
-const HERE: Reg = Reg::R2;
-const END: Reg = Reg::R3;
-const SCRATCH: Reg = Reg::R4;
-const ETHERTYPE: Reg = Reg::R5;
+pub(super) const HERE: Reg = Reg::R2;
+pub(super) const END: Reg = Reg::R3;
+pub(super) const SCRATCH: Reg = Reg::R4;
+pub(super) const ETHERTYPE: Reg = Reg::R5;
 
 /// What tells the kernel's frames from those of clients.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub(super) struct Shares {
     pub(super) addresses: Vec<IpAddr>,
     /// The array of counts of claimed ports.
     pub(super) claimed: i32,
+    /// How strictly, if not all that no client has is the kernel's.
+    pub(super) firewall: Option<Firewall>,
 }
 
 /// A program that redirects all frames but those of the kinds `passing` to the socket that the XSKMAP
@@ -76,7 +79,10 @@ pub(super) fn take(
     }
     a.bind(shared);
     if let Some(shares) = shares {
-        share(&mut a, shares, redirect, pass);
+        match shares.firewall {
+            Some(firewall) => guard(&mut a, shares, firewall, redirect, pass),
+            None => share(&mut a, shares, redirect, pass),
+        }
     }
     a.bind(redirect);
     a.load(Size::Word, Reg::R2, CONTEXT, context::RX_QUEUE_INDEX);
@@ -93,7 +99,7 @@ pub(super) fn take(
 }
 
 /// Jumps to `short` unless `length` bytes from here lie in the packet.
-fn need(a: &mut Assembler, length: i32, short: Label) {
+pub(super) fn need(a: &mut Assembler, length: i32, short: Label) {
     a.set(SCRATCH, HERE);
     a.alu(Op::Add, SCRATCH, length);
     a.jump_if(SCRATCH, If::Above, END, short);
@@ -175,13 +181,29 @@ fn sort(a: &mut Assembler, passing: &[Pass], other: Label, pass: Label) {
     // What is left falls through to `other`, which the caller binds next.
 }
 
-/// ICMP, and the types of an echo request of both versions.
-const ICMP: i32 = 1;
-const ECHO_REQUEST: (i32, i32) = (8, 128);
+pub(super) const ICMP: i32 = 1;
 /// The first byte of an IPv4 header without options.
-const PLAIN_IPV4: i32 = 0x45;
+pub(super) const PLAIN_IPV4: i32 = 0x45;
 /// Everything of an IPv4 header's fragment word but "do not fragment".
-const FRAGMENT_WORD: i32 = 0xbfff;
+pub(super) const FRAGMENT_WORD: i32 = 0xbfff;
+
+/// Next headers of IPv6 behind which others follow.
+pub(super) const EXTENSIONS: [i32; 8] = [0, 43, 44, AUTHENTICATION, 60, 135, 139, 140];
+/// The one of them that IPv4 has, too.
+pub(super) const AUTHENTICATION: i32 = 51;
+
+/// The type of an echo request of [`ICMP`] or [`ICMPV6`].
+pub(super) const fn echo_request(icmp: i32) -> i32 {
+    if icmp == ICMP { 8 } else { 128 }
+}
+
+/// An address as it lies in a packet.
+pub(super) fn octets(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
 
 /// Jumps to `pass` with what cannot be a client's, to `take` with all else.
 fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
@@ -195,10 +217,6 @@ fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
     a.load(Size::Half, ETHERTYPE, HERE, 12);
     a.from_big_endian16(ETHERTYPE);
     a.alu(Op::Add, HERE, 14);
-    let octets = |address: &IpAddr| match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    };
     let (v4, v6): (Vec<_>, Vec<_>) = shares.addresses.iter().partition(|a| a.is_ipv4());
     // The verifier refuses instructions that nothing leads to.
     if !v6.is_empty() {
@@ -217,7 +235,7 @@ fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
         any_of(a, 16, v4.into_iter().map(octets), take);
         a.load(Size::Byte, PROTOCOL, HERE, 9);
         a.alu(Op::Add, HERE, 20);
-        echo(a, PROTOCOL, (ICMP, ECHO_REQUEST.0), take, pass);
+        echo(a, PROTOCOL, ICMP, take, pass);
         a.jump(transport);
     }
     a.bind(ipv6);
@@ -226,7 +244,7 @@ fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
         any_of(a, 24, v6.into_iter().map(octets), take);
         a.load(Size::Byte, PROTOCOL, HERE, 6);
         a.alu(Op::Add, HERE, 40);
-        echo(a, PROTOCOL, (ICMPV6, ECHO_REQUEST.1), take, pass);
+        echo(a, PROTOCOL, ICMPV6, take, pass);
     }
 
     a.bind(transport);
@@ -255,12 +273,12 @@ fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
 }
 
 /// The counts of one protocol, as a distance for an instruction.
-const PROTOCOL_STEP: i32 = 1 << 16;
+pub(super) const PROTOCOL_STEP: i32 = 1 << 16;
 const _: () = assert!(PROTOCOL_STEP.cast_unsigned() as usize == PROTOCOL_BYTES);
 
 /// Jumps to `other` unless the bytes at `at` are these, an even number. By halves: an immediate of 32
 /// bits would be extended with its sign.
-fn halves(a: &mut Assembler, at: i16, bytes: &[u8], other: Label) {
+pub(super) fn halves(a: &mut Assembler, at: i16, bytes: &[u8], other: Label) {
     for (at, half) in (at..).step_by(2).zip(bytes.as_chunks::<2>().0) {
         a.load(Size::Half, SCRATCH, HERE, at);
         a.from_big_endian16(SCRATCH);
@@ -269,7 +287,12 @@ fn halves(a: &mut Assembler, at: i16, bytes: &[u8], other: Label) {
 }
 
 /// Jumps to `none` unless one of these addresses lies at `at`.
-fn any_of(a: &mut Assembler, at: i16, addresses: impl Iterator<Item = Vec<u8>>, none: Label) {
+pub(super) fn any_of(
+    a: &mut Assembler,
+    at: i16,
+    addresses: impl Iterator<Item = Vec<u8>>,
+    none: Label,
+) {
     let found = a.label();
     for address in addresses {
         let next = a.label();
@@ -282,11 +305,11 @@ fn any_of(a: &mut Assembler, at: i16, addresses: impl Iterator<Item = Vec<u8>>, 
 }
 
 /// Jumps to `pass` with an echo request, to `take` with any other message of that protocol.
-fn echo(a: &mut Assembler, protocol: Reg, (icmp, kind): (i32, i32), take: Label, pass: Label) {
+fn echo(a: &mut Assembler, protocol: Reg, icmp: i32, take: Label, pass: Label) {
     let other = a.label();
     a.jump_if(protocol, If::NotEqual, icmp, other);
     a.load(Size::Byte, SCRATCH, HERE, 0);
-    a.jump_if(SCRATCH, If::Equal, kind, pass);
+    a.jump_if(SCRATCH, If::Equal, echo_request(icmp), pass);
     a.jump(take);
     a.bind(other);
 }

@@ -7,11 +7,11 @@
 //!
 //! - Slots that it receives into: `frames`, from the first look to closing. Its fill ring has room for twice as
 //!   many, since the kernel tells late what it has taken.
-//! - Slots on their way out: at most `frames`, which all rings of that direction have room for.
+//! - Pieces on their way out: at most `frames`, which all rings of that direction have room for.
 
 use super::bpf::{XdpError, refused};
 use super::rings::{Consumer, DESCRIPTOR_WORDS, Producer, inconsistent};
-use super::sys::RingMemory;
+use super::sys::{self, RingMemory};
 use super::umem::{Purpose, Umem};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -25,7 +25,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use usnet_shmring::pool::Pool;
+use usnet_shmring::pool::{Frame, Pool};
 
 /// How long a queue may stay taken that another socket has just let go of: the kernel does that later.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
@@ -43,8 +43,20 @@ pub(super) struct Binding {
     pub(super) queue: u32,
     /// Even if the driver could do without.
     pub(super) copy: bool,
+    /// Frames may come and go in several pieces.
+    pub(super) pieces: bool,
+    pub(super) busy_poll: Option<BusyPoll>,
     /// Slots of each direction; a power of two.
     pub(super) frames: u32,
+}
+
+/// How the driver is polled by the system calls of whoever has the socket, instead of by interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusyPoll {
+    /// How long one call may go on.
+    pub microseconds: u32,
+    /// Frames that one call may take.
+    pub budget: u16,
 }
 
 /// What became of the frames in the tx ring.
@@ -66,12 +78,28 @@ pub(super) struct Queue {
     /// Slots to receive into that the kernel has yet to get.
     missing: u32,
     socket: OwnedFd,
+    /// Whether the driver only moves frames in our calls.
+    is_polled: bool,
     pub(super) fill: Producer,
     pub(super) rx: Consumer,
     tx: Producer,
     completion: Consumer,
-    /// Slots in the tx ring, in the kernel and in the completion ring.
+    /// Cells of the tx ring, in the kernel and in the completion ring.
     in_flight: u32,
+    /// The frame whose pieces are coming in.
+    pub(super) joining: Joining,
+}
+
+/// What has come of a frame of several pieces.
+#[derive(Debug, Default)]
+pub(super) enum Joining {
+    /// There is none under way.
+    #[default]
+    Nothing,
+    /// So far.
+    Begun(Frame),
+    /// It is of no use, whatever else comes of it.
+    Refused,
 }
 
 fn new_socket() -> Result<OwnedFd, XdpError> {
@@ -99,7 +127,7 @@ impl Queue {
         binding: Binding,
         first: Option<BorrowedFd<'_>>,
     ) -> Result<Self, XdpError> {
-        let Binding { interface, queue, copy, frames } = binding;
+        let Binding { interface, queue, copy, pieces, busy_poll, frames } = binding;
         let socket = new_socket()?;
         if first.is_none() {
             umem.register(socket.as_fd())?;
@@ -127,6 +155,7 @@ impl Queue {
             None => {
                 let mut flags = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
                 flags.set(SocketAddrXdpFlags::XDP_COPY, copy);
+                flags.set(SocketAddrXdpFlags::XDP_USE_SG, pieces);
                 let address = SocketAddrXdp::new(flags, interface, queue);
                 bind(|| rustix::net::bind(&socket, &address))
             }
@@ -142,18 +171,29 @@ impl Queue {
                 let hint = "; another socket has the queue";
                 XdpError::Refused { what: BIND, hint, source }
             }
+            Some(libc::EINVAL | libc::EOPNOTSUPP) if pieces => {
+                let hint = "; frames of several pieces need Linux 6.6 or newer: lower the MTU, or set \
+                            memory.huge_pages and a memory.slot_size that holds a frame";
+                XdpError::Refused { what: BIND, hint, source }
+            }
             _ => refused(BIND)(source),
         })?;
+        if let Some(BusyPoll { microseconds, budget }) = busy_poll {
+            sys::set_busy_poll(socket.as_fd(), microseconds, budget)
+                .map_err(refused("have the driver polled (SO_PREFER_BUSY_POLL, Linux 5.11)"))?;
+        }
         Ok(Self {
             number: queue,
             frames,
             missing: frames,
             socket,
+            is_polled: busy_poll.is_some(),
             fill: Producer::new(fill, 2 * frames),
             rx: Consumer::new(rx, frames),
             tx: Producer::new(tx, frames),
             completion: Consumer::new(completion, frames),
             in_flight: 0,
+            joining: Joining::Nothing,
         })
     }
 
@@ -203,10 +243,21 @@ impl Queue {
         self.missing > 0
     }
 
-    /// Wakes the kernel if it waits for slots to receive into.
+    /// Frames in the rx ring. Of a driver that is polled, after it was.
+    #[inline]
+    pub(super) fn received(&mut self) -> io::Result<u32> {
+        let there = self.rx.available()?;
+        if there > 0 || !self.is_polled {
+            return Ok(there);
+        }
+        self.wake_receive();
+        self.rx.available()
+    }
+
+    /// Wakes the kernel if it waits for slots to receive into, or to be polled.
     #[inline]
     pub(super) fn wake_receive(&self) {
-        if self.fill.needs_wakeup() {
+        if self.is_polled || self.fill.needs_wakeup() {
             // The frames come by the ring; this call only wakes.
             let _ = rustix::net::recv(&self.socket, &mut [0_u8; 0][..], RecvFlags::DONTWAIT);
         }
@@ -220,15 +271,16 @@ impl Queue {
         }
         self.completion.available()?;
         while let Some(address) = self.completion.pop_address() {
-            let (frame, _) = umem.take(address, Purpose::Transmit(self.number))?;
-            pool.free(frame);
+            if let Some(frame) = umem.sent(address, self.number)? {
+                pool.free(frame);
+            }
             self.in_flight = self.in_flight.saturating_sub(1);
         }
         self.completion.release();
         Ok(())
     }
 
-    /// How many frames may be pushed.
+    /// How many pieces may be pushed.
     #[inline]
     pub(super) fn room(&mut self) -> io::Result<u32> {
         Ok(self.tx.refresh()?.min(self.frames.saturating_sub(self.in_flight)))
@@ -236,17 +288,23 @@ impl Queue {
 
     /// Puts a frame that lies in the UMEM into the tx ring, after a look at [`room`](Self::room).
     #[inline]
-    pub(super) fn push(&mut self, address: u64, length: u32) -> bool {
-        let pushed = self.tx.push_frame(address, length);
-        self.in_flight += u32::from(pushed);
-        pushed
+    pub(super) fn push(&mut self, umem: &Umem, mut address: u64, mut length: u32) -> bool {
+        loop {
+            let piece = length.min(umem.to_end_of_chunk(address));
+            let pushed = self.tx.push_frame(address, piece, piece < length);
+            self.in_flight += u32::from(pushed);
+            if !pushed || piece == length {
+                return pushed;
+            }
+            (address, length) = (address + u64::from(piece), length - piece);
+        }
     }
 
     /// Shows the kernel what was pushed, and has it sent.
     pub(super) fn kick(&mut self) -> io::Result<Kick> {
         self.tx.publish();
-        for _ in 0..KICKS {
-            if !self.tx.needs_wakeup() {
+        for turn in 0..KICKS {
+            if !self.tx.needs_wakeup() && (turn > 0 || !self.is_polled) {
                 return Ok(Kick::Done);
             }
             match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {

@@ -21,6 +21,8 @@ use std::io;
 
 /// Words of a cell of the rx and tx rings: `struct xdp_desc`.
 pub(super) const DESCRIPTOR_WORDS: usize = 2;
+/// `XDP_PKT_CONTD` of a descriptor's options: the frame goes on in the next cell.
+pub(super) const CONTINUED: u32 = 1;
 /// `XDP_RING_NEED_WAKEUP`.
 const NEED_WAKEUP: u32 = 1;
 
@@ -122,8 +124,9 @@ impl Producer {
 
     /// Writes a cell of the tx ring. False if none is free.
     #[inline]
-    pub(super) fn push_frame(&mut self, address: u64, length: u32) -> bool {
-        let descriptor = Descriptor { address, length, options: 0 };
+    pub(super) fn push_frame(&mut self, address: u64, length: u32, is_continued: bool) -> bool {
+        let options = if is_continued { CONTINUED } else { 0 };
+        let descriptor = Descriptor { address, length, options };
         self.put(&[address, descriptor.second_word()])
     }
 
@@ -299,7 +302,7 @@ mod tests {
         let mut tx = producer(8, DESCRIPTOR_WORDS);
         (tx.next, tx.published, tx.consumed) = (start, start, start);
         tx.memory.consumer().store(start, Ordering::Release);
-        assert!((0..8).all(|n| tx.push_frame(n, 60)) && !tx.push_frame(8, 60));
+        assert!((0..8).all(|n| tx.push_frame(n, 60, false)) && !tx.push_frame(8, 60, false));
         tx.publish();
         assert_eq!((tx.refresh().unwrap(), tx.waiting()), (0, 8));
         tx.memory.consumer().store(5, Ordering::Release);

@@ -20,16 +20,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 mod command {
     pub(super) const MAP_CREATE: libc::c_long = 0;
     pub(super) const MAP_UPDATE: libc::c_long = 2;
+    #[cfg(test)]
+    pub(super) const MAP_DELETE: libc::c_long = 3;
     pub(super) const PROG_LOAD: libc::c_long = 5;
     #[cfg(test)]
     pub(super) const PROG_TEST_RUN: libc::c_long = 10;
     pub(super) const LINK_CREATE: libc::c_long = 28;
 }
 
-/// `BPF_PROG_TYPE_XDP`.
-const PROGRAM_XDP: u32 = 6;
 /// `BPF_XDP` of `enum bpf_attach_type`.
-const ATTACH_XDP: u32 = 37;
+pub(super) const ATTACH_XDP: u32 = 37;
+/// `BPF_TCX_EGRESS`, likewise.
+pub(super) const ATTACH_TCX_EGRESS: u32 = 47;
 /// The licence that a program is under; helpers used here need none in particular.
 const LICENCE: &core::ffi::CStr = c"Dual MIT/GPL";
 
@@ -43,7 +45,20 @@ pub(super) const NAME_LENGTH: usize = 16;
 pub(super) enum MapKind {
     /// With one value for each index, mapped.
     Array = 2,
+    /// Whose entries give way, the one that was not used for longest first.
+    Flows = 9,
     Sockets = 17,
+}
+
+/// What a program is loaded as.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramKind {
+    /// Of `enum bpf_prog_type`.
+    pub(super) kind: u32,
+    /// Of `enum bpf_attach_type`.
+    pub(super) attachment: u32,
+    /// `BPF_F_*`.
+    pub(super) flags: u32,
 }
 
 /// `BPF_F_MMAPABLE`: the values can be mapped.
@@ -201,6 +216,20 @@ impl RawMap {
     }
 }
 
+#[cfg(test)]
+impl RawMap {
+    /// Whether there was an entry.
+    pub(super) fn delete(&self, key: &[u8]) -> io::Result<bool> {
+        let mut attribute = self.element(key, 0)?;
+        // SAFETY: the key has the size that the map was made with, checked in `element`; the kernel only
+        // reads it.
+        match unsafe { bpf(command::MAP_DELETE, &mut attribute) } {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            result => result.map(|_| true),
+        }
+    }
+}
+
 /// The value of an array of one, mapped: the program sees what is stored here.
 #[derive(Debug)]
 pub(super) struct MapMemory {
@@ -226,20 +255,22 @@ impl AsFd for RawMap {
     }
 }
 
-/// Loads an XDP program. The verifier writes into `log` unless it is empty.
+/// Loads a program. The verifier writes into `log` unless it is empty.
 pub(super) fn load_program(
+    as_what: ProgramKind,
     name: [u8; NAME_LENGTH],
     instructions: &[u64],
     log: &mut [u8],
     log_level: u32,
 ) -> io::Result<OwnedFd> {
     let mut attribute = ProgramLoad {
-        kind: PROGRAM_XDP,
+        kind: as_what.kind,
         count: u32::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         instructions: address(instructions.as_ptr()),
         licence: address(LICENCE.as_ptr()),
+        flags: as_what.flags,
         name,
-        expected_attach_type: ATTACH_XDP,
+        expected_attach_type: as_what.attachment,
         ..ProgramLoad::zeroed()
     };
     if !log.is_empty() {
@@ -252,14 +283,15 @@ pub(super) fn load_program(
     unsafe { bpf(command::PROG_LOAD, &mut attribute) }.map(owned)
 }
 
-/// Attaches an XDP program to an interface, until the descriptor closes.
+/// Attaches a program to an interface, until the descriptor closes.
 pub(super) fn create_link(
     program: BorrowedFd<'_>,
     interface: u32,
+    attach_type: u32,
     flags: u32,
 ) -> io::Result<OwnedFd> {
     let program = number(program);
-    let mut attribute = LinkCreate { program, interface, attach_type: ATTACH_XDP, flags };
+    let mut attribute = LinkCreate { program, interface, attach_type, flags };
     // SAFETY: the attribute holds no address.
     unsafe { bpf(command::LINK_CREATE, &mut attribute) }.map(owned)
 }
@@ -278,6 +310,31 @@ pub(super) fn test_run(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32
     // is given for output.
     unsafe { bpf(command::PROG_TEST_RUN, &mut attribute) }?;
     Ok(attribute.result)
+}
+
+/// Has the driver behind a socket polled by its system calls.
+pub(super) fn set_busy_poll(
+    socket: BorrowedFd<'_>,
+    microseconds: u32,
+    budget: u16,
+) -> io::Result<()> {
+    let time = libc::c_int::try_from(microseconds).map_err(|_| io::ErrorKind::InvalidInput)?;
+    for (option, value) in [
+        (libc::SO_PREFER_BUSY_POLL, 1),
+        (libc::SO_BUSY_POLL, time),
+        (libc::SO_BUSY_POLL_BUDGET, libc::c_int::from(budget)),
+    ] {
+        let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+        // SAFETY: the kernel reads an int, which lives until the call returns.
+        let result = unsafe {
+            let value = core::ptr::from_ref(&value).cast();
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, size)
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// One ring of a socket: two positions, a word of flags, cells.

@@ -2,7 +2,9 @@
 //!
 //! A test that needs privileges skips itself without them, unless `USNET_TESTS_REQUIRE_ALL=1`.
 
-use super::bpf::{ClaimMap, Hook, Program, SocketMap, XdpError};
+mod firewall;
+
+use super::bpf::{ClaimMap, Hook, Kind, Program, SocketMap, XdpError};
 use super::program::{Shares, XDP_DROP, XDP_PASS, take};
 use crate::classify::{Fragment, Mac, Payload, Protocol, classify};
 use crate::net::guard::Pass;
@@ -16,6 +18,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use usnet_shmring::ledger::SessionId;
+
+const PLAIN: Kind = Kind::Xdp { fragments: false };
 
 fn required() -> bool {
     std::env::var_os("USNET_TESTS_REQUIRE_ALL").is_some_and(|value| value == "1")
@@ -56,7 +60,7 @@ fn the_verifier_reads_the_same_instructions() {
     let claimed = ClaimMap::new(1).unwrap();
     let shares = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        Shares { mac: Mac([2, 0, 0, 0, 0, 1]), addresses, claimed: claimed.number() }
+        Shares { mac: OURS, addresses, claimed: claimed.number(), firewall: None }
     };
     let shares = [
         None,
@@ -67,7 +71,7 @@ fn the_verifier_reads_the_same_instructions() {
     for passing in [&[][..], &Pass::NEIGHBOURS, &Pass::ALL, &[Pass::Groups], &[Pass::Tagged]] {
         for shares in &shares {
             let code = take(map.number(), passing, shares.as_ref(), XDP_PASS).unwrap();
-            let explained = Program::explain(&code).unwrap();
+            let explained = Program::explain(PLAIN, &code).unwrap();
             assert_eq!(lines(&explained), lines(&code.to_string()), "{passing:?}:\n{explained}");
         }
     }
@@ -153,7 +157,7 @@ fn what_passes_is_what_the_guard_lets_pass() {
     for passing in kinds {
         // The map has no socket, so what would be redirected is dropped.
         let code = take(map.number(), passing, None, XDP_DROP).unwrap();
-        let program = Program::load("usnet_take", &code).unwrap();
+        let program = Program::load(PLAIN, "usnet_take", &code).unwrap();
         let mut passed = 0;
         for frame in &frames {
             let covered = passing.iter().any(|pass| pass.covers(frame));
@@ -170,7 +174,7 @@ fn what_passes_is_what_the_guard_lets_pass() {
 fn a_program_is_on_its_interface_until_its_link_is_dropped() {
     let Some(map) = sockets() else { return };
     let code = take(map.number(), &Pass::ALL, None, XDP_PASS).unwrap();
-    let program = Program::load("usnet_take", &code).unwrap();
+    let program = Program::load(PLAIN, "usnet_take", &code).unwrap();
     let namespace = Namespace::create().unwrap();
     let body = || -> Result<(), NetError> {
         let mut net = Netlink::open()?;
@@ -198,7 +202,7 @@ fn the_verifier_s_verdict_is_in_the_error() {
     a.load(super::asm::Size::Word, super::asm::Reg::R2, super::asm::Reg::R1, 0);
     a.load(super::asm::Size::Byte, super::asm::Reg::R0, super::asm::Reg::R2, 0);
     a.exit();
-    let error = Program::load("usnet_wrong", &a.finish().unwrap()).unwrap_err();
+    let error = Program::load(PLAIN, "usnet_wrong", &a.finish().unwrap()).unwrap_err();
     assert!(error.to_string().contains("invalid access to packet"), "{error}");
 }
 
@@ -209,9 +213,10 @@ fn claims(map: &SocketMap) -> (Table, Program, Vec<IpAddr>) {
     let addresses: Vec<IpAddr> =
         ["10.0.0.1", "fd00::1", "10.0.0.2"].iter().map(|a| a.parse().unwrap()).collect();
     let claimed = Arc::new(ClaimMap::new(1).unwrap());
-    let shares = Shares { mac: OURS, addresses: addresses.clone(), claimed: claimed.number() };
+    let (mac, number) = (OURS, claimed.number());
+    let shares = Shares { mac, addresses: addresses.clone(), claimed: number, firewall: None };
     let code = take(map.number(), &Pass::ALL, Some(&shares), XDP_DROP).unwrap();
-    let program = Program::load("usnet_share", &code).unwrap();
+    let program = Program::load(PLAIN, "usnet_share", &code).unwrap();
     let mut table = Table::new(Some(Receiver::Host), 1);
     for address in &addresses {
         table.add_address((*address).into(), Some(Receiver::Host));

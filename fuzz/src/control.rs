@@ -57,11 +57,11 @@ fn is_well_formed(datagram: &[u8]) -> bool {
         return false;
     };
     let body = match kind {
-        1 => 64,
+        1 => 72,
         2 | 3 | 0x102 => 32,
         4 => 8,
         5 | 0x105 => 0,
-        0x101 => 48 + 8 * 24,
+        0x101 => 56 + 8 * 24,
         0x104 => 8 + TEXT_BYTES,
         0x1ff => 256,
         _ => return false,

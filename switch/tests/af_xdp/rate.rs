@@ -132,8 +132,11 @@ fn testpmd(cpu: u32, interface: &str, rest: &[&str]) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// Ends it as a person does; the rates that it printed.
+/// Ends it; the rates that it printed.
 fn end(mut program: Child) -> Vec<f64> {
+    // While it prints rates it does not look at its input.
+    let pid = rustix::process::Pid::from_child(&program);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     drop(program.stdin.take());
     let output = program.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

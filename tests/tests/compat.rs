@@ -227,7 +227,8 @@ fn a_program_of_the_predecessor_is_called_and_calls_over_tcp() {
     let gateway = lab.directory().join("usnetd.socket");
     let control =
         format!("compat = \"usnetd-0.1\"\ncompat_socket = {:?}", gateway.display().to_string());
-    lab.start_usnetd_with(&control, "");
+    // The port that it calls from, which programs of the predecessor do not claim.
+    lab.start_usnetd_with(&control, "flow_ports = [\"tcp/49152\"]\n");
     wait_for(&gateway);
     let old = Old::new(lab.directory(), "old", &gateway);
     let end = old.attach("sv0").expect("a socket");
@@ -252,7 +253,17 @@ fn a_program_of_the_predecessor_is_called_and_calls_over_tcp() {
                 echo.read_to_end(&mut came).expect("the echo");
                 assert!(came == sent, "{} of {} bytes came back", came.len(), sent.len());
             });
-            let (mut call, _) = listener.accept().expect("a call");
+            listener.set_nonblocking(true).expect("an option");
+            let end = Instant::now() + Duration::from_secs(20);
+            let mut call = loop {
+                match listener.accept() {
+                    Ok((call, _)) => break call,
+                    Err(_) => assert!(Instant::now() < end, "nobody calls"),
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            };
+            call.set_nonblocking(false).expect("an option");
+            call.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
             let mut came = Vec::new();
             call.read_to_end(&mut came).expect("the call");
             assert_eq!((came.len(), came.iter().all(|b| *b == 7)), (bytes, true));

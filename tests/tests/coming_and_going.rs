@@ -1,5 +1,6 @@
 //! Clients die, usnetd stops or is killed: the others and the kernel go on, and nothing is left.
 
+use rustix::process::{Pid, Signal};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use usnet_switch::net::{Netlink, offload::Offload, offload::Offloads};
@@ -93,7 +94,7 @@ fn a_stop_by_signal_leaves_the_interface_as_it_was_found() {
     assert_ne!(appearance(&lab), before, "usnetd changes what it must");
     lab.assert_books_balance();
     let pid = rustix::process::Pid::from_child(lab.usnetd());
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("usnetd runs");
+    rustix::process::kill_process(pid, Signal::TERM).expect("usnetd runs");
     let status = lab.usnetd().wait().expect("its end");
     assert!(status.success(), "{status}\n{}", lab.log());
     assert_eq!(appearance(&lab), before);
@@ -118,6 +119,45 @@ fn the_kernel_hears_again_when_usnetd_is_killed() {
     lab.usnetd().wait().expect("its end");
     eventually("the kernel's own reception", || reaches(&lab));
     drop(listener);
+}
+
+/// The process that shares the memory of a usnetd.
+fn memory_process(usnetd: u32) -> Option<Pid> {
+    let children = format!("/proc/{usnetd}/task/{usnetd}/children");
+    let children = std::fs::read_to_string(children).ok()?;
+    let name = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let found =
+        children.split_whitespace().find(|pid| name(pid).as_deref() == Some("usnetd-memory\n"));
+    Pid::from_raw(found?.parse().ok()?)
+}
+
+#[test]
+fn the_kernel_hears_before_the_memory_of_a_killed_usnetd_is_unmapped() {
+    let Some(mut lab) = Lab::with_usnetd("") else { return };
+    let usnetd = lab.usnetd().id();
+    let memory = memory_process(usnetd).expect("a second process");
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", memory.as_raw_pid()));
+    assert_eq!(descriptors.expect("the process").count(), 1, "it has the pipe alone");
+    // While it is stopped it cannot end, so the memory stays.
+    rustix::process::kill_process(memory, Signal::STOP).expect("it runs");
+    lab.usnetd().kill().expect("usnetd runs");
+    lab.usnetd().wait().expect("its end");
+    let _service = lab
+        .inside
+        .run(|| std::net::TcpListener::bind(target(8080)).expect("a kernel service"))
+        .expect("a namespace");
+    lab.outside
+        .run(|| TcpStream::connect_timeout(&target(8080), Duration::from_secs(2)))
+        .expect("a namespace")
+        .expect("the kernel hears");
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", memory.as_raw_pid()));
+    assert!(maps.expect("the process").contains("memfd:"), "the memory is still mapped");
+    rustix::process::kill_process(memory, Signal::CONT).expect("it waits");
+    let status = format!("/proc/{}/maps", memory.as_raw_pid());
+    eventually("its end", || {
+        std::fs::read_to_string(&status).is_ok_and(|maps| maps.is_empty())
+            || !std::path::Path::new(&status).exists()
+    });
 }
 
 #[test]

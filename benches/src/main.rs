@@ -34,7 +34,9 @@ fn run(args: &Args) -> Result<(), String> {
         }
         Command::Latency(common) => ("latency", common, look(), cli::latency::run(common.plan())?),
         Command::Workers(common) => ("workers", common, look(), cli::workers::run(common.plan())?),
-        Command::Tcp(common) => ("tcp", common, look(), cli::tcp::run(common.plan())?),
+        Command::Tcp { only, common } => {
+            ("tcp", common, look(), cli::tcp::run(common.plan(), only)?)
+        }
         Command::Client { task, sessions, size, seconds } => {
             let time = Duration::try_from_secs_f64(*seconds).map_err(|error| error.to_string())?;
             let outcome = path::client(*task, *sessions, *size, time)?;

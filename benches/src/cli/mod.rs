@@ -36,9 +36,15 @@ pub(crate) enum Command {
     Latency(Common),
     /// One worker and two, 64 and 1,500 bytes: each on a processor of its own with its clients' side.
     Workers(Common),
-    /// TCP goodput of clients, through packet sockets, a macvtap and a TAP device, beside the kernel's own
+    /// TCP goodput of clients, through packet and XDP sockets, a macvtap and a TAP device, beside the kernel's own
     /// over a veth. For root.
-    Tcp(Common),
+    Tcp {
+        /// Measure only what has this text in its name.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        only: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// One side of a measurement, started by the other.
     #[command(hide = true)]
     Client {

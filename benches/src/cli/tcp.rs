@@ -10,9 +10,10 @@ const LARGE: u32 = 65_536;
 const BARE: &str = "kernel, veth without offloads";
 const JOINED: &str = "kernel, veth with TSO and GRO";
 
-pub(crate) fn run(plan: Plan) -> Result<Vec<Row>, String> {
+pub(crate) fn run(plan: Plan, only: &str) -> Result<Vec<Row>, String> {
     let (bare, joined) = (Veth::new(false)?, Veth::new(true)?);
     let packet = ClientAndKernel::on_veth(false, "port = \"af_packet\"")?;
+    let xdp = ClientAndKernel::on_veth(false, "port = \"af_xdp\"")?;
     let macvtap = ClientAndKernel::on_veth(false, "port = \"macvtap\"")?;
     let large = format!("port = \"macvtap\"\n[memory]\nslot_size = {LARGE}\nport_slots = 1024");
     let passthru = ClientAndKernel::on_veth(true, &large)?;
@@ -26,8 +27,9 @@ pub(crate) fn run(plan: Plan) -> Result<Vec<Row>, String> {
     ];
     // What, and which of the two it stands beside.
     let mut yardsticks = vec![0, 1];
-    let pairs: [(_, [&str; 2], _); 5] = [
+    let pairs: [(_, [&str; 2], _); 6] = [
         (&packet, ["client -> kernel, af_packet", "kernel -> client, af_packet"], 0),
+        (&xdp, ["client -> kernel, af_xdp", "kernel -> client, af_xdp"], 0),
         (&macvtap, ["client -> kernel, macvtap", "kernel -> client, macvtap"], 0),
         (&passthru, ["client -> kernel, macvtap, joined", "kernel -> client, macvtap, joined"], 1),
         (&tap, ["client -> kernel, tap, joined", "kernel -> client, tap, joined"], 1),
@@ -39,13 +41,20 @@ pub(crate) fn run(plan: Plan) -> Result<Vec<Row>, String> {
     ];
     for (place, names, yardstick) in pairs {
         for (name, direction) in names.into_iter().zip([Direction::Out, Direction::In]) {
-            contenders.push((name, Box::new(move |time| place.run(direction, time))));
-            yardsticks.push(yardstick);
+            if name.contains(only) {
+                contenders.push((name, Box::new(move |time| place.run(direction, time))));
+                yardsticks.push(yardstick);
+            }
         }
     }
-    contenders.push(("client -> client, isolated, joined", Box::new(|time| two.run(time))));
-    contenders.push(("client -> client, shared, joined", Box::new(|time| group.run(time))));
-    yardsticks.extend([1, 1]);
+    let clients = [
+        (&two, "client -> client, isolated, joined"),
+        (&group, "client -> client, shared, joined"),
+    ];
+    for (place, name) in clients.into_iter().filter(|(_, name)| name.contains(only)) {
+        contenders.push((name, Box::new(move |time| place.run(time))));
+        yardsticks.push(1);
+    }
     let samples = compare(&mut contenders, "Mbit/s", plan)?;
     let median = |at: usize| samples.get(at).map_or(f64::NAN, |s| s.median());
     let rows = contenders.iter().zip(&yardsticks).enumerate().skip(2);

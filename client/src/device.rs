@@ -8,12 +8,14 @@
 //! ```
 
 use crate::checksum::is_right;
+use crate::closed_window::ClosedWindows;
 use crate::error::FrameError;
 use crate::raw::{Checksum, Frames, Offload, RxFrame, Transmitter};
 use crate::session::Grant;
 use smoltcp::phy::{self, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 use std::fmt;
+use std::mem;
 use std::num::NonZeroUsize;
 
 /// A [`phy::Device`] over the rings of a session. Flushing is left to the caller, once a burst.
@@ -26,6 +28,10 @@ pub struct Device {
     longest: usize,
     /// Frames that other clients could change are copied here before smoltcp looks at them.
     copy: Box<[u8]>,
+    /// Connections that have shown a window of nothing.
+    closed: ClosedWindows,
+    /// Of the next frame smoltcp has seen what it acknowledges.
+    is_acknowledged: bool,
     /// smoltcp wanted to send and all slots were away.
     starved: bool,
     /// The first thing that went wrong; smoltcp has no way to hand it on.
@@ -61,7 +67,17 @@ impl Device {
         let holds_several = slot >= 2 * (mtu + HEADER);
         let longest = if unfinished && holds_several { slot.min(LONGEST) } else { 0 };
         let copy = vec![0; slot].into();
-        Self { frames, mtu, unfinished, longest, copy, starved: false, failed: None }
+        Self {
+            frames,
+            mtu,
+            unfinished,
+            longest,
+            copy,
+            closed: ClosedWindows::default(),
+            is_acknowledged: false,
+            starved: false,
+            failed: None,
+        }
     }
 
     /// Whether frames of several joined segments come and go.
@@ -101,7 +117,7 @@ impl Device {
     /// Whether smoltcp found no slot to send from since the last call: its wish to be polled at once
     /// is then to be answered by waiting for slots.
     pub fn take_starved(&mut self) -> bool {
-        std::mem::take(&mut self.starved)
+        mem::take(&mut self.starved)
     }
 }
 
@@ -120,10 +136,24 @@ impl phy::Device for Device {
             self.starved = true;
             return None;
         }
-        let frame = receiver.next()?;
         let unfinished = self.unfinished;
-        let rx = RxToken { frame, copy: &mut self.copy, verify: unfinished };
-        Some((rx, TxToken { transmitter, unfinished, meta: PacketMeta::default() }))
+        let tx = TxToken {
+            transmitter,
+            closed: &mut self.closed,
+            unfinished,
+            meta: PacketMeta::default(),
+        };
+        if !tx.closed.is_empty() && !mem::replace(&mut self.is_acknowledged, true) {
+            let frame = receiver.peek()?;
+            if let Some(length) = acknowledgement(tx.closed, &frame, &mut self.copy) {
+                let made = self.copy.get(..length).unwrap_or_default();
+                return Some((RxToken(Received::Made(made)), tx));
+            }
+        }
+        self.is_acknowledged = false;
+        let frame = receiver.next()?;
+        let frame = Received::Frame { frame, copy: &mut self.copy, verify: unfinished };
+        Some((RxToken(frame), tx))
     }
 
     #[inline]
@@ -133,8 +163,8 @@ impl phy::Device for Device {
             self.starved = true;
             return None;
         }
-        let unfinished = self.unfinished;
-        Some(TxToken { transmitter, unfinished, meta: PacketMeta::default() })
+        let (closed, unfinished) = (&mut self.closed, self.unfinished);
+        Some(TxToken { transmitter, closed, unfinished, meta: PacketMeta::default() })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -152,24 +182,48 @@ impl phy::Device for Device {
     }
 }
 
+/// The frame without its data, in `copy`, if smoltcp would else overlook what it acknowledges.
+#[cold]
+fn acknowledgement(
+    closed: &mut ClosedWindows,
+    frame: &RxFrame<'_>,
+    copy: &mut [u8],
+) -> Option<usize> {
+    let count = frame.copy_to(copy);
+    let bytes = copy.get_mut(..count)?;
+    let is_known = frame.offload().checksum() != Checksum::There;
+    if is_known || is_right(bytes) { closed.without_data(bytes) } else { None }
+}
+
 /// A frame that smoltcp may look at.
 #[derive(Debug)]
-pub struct RxToken<'a> {
-    frame: RxFrame<'a>,
-    copy: &'a mut [u8],
-    /// smoltcp verifies no transport checksum, so this has to.
-    verify: bool,
+pub struct RxToken<'a>(Received<'a>);
+
+#[derive(Debug)]
+enum Received<'a> {
+    Frame {
+        frame: RxFrame<'a>,
+        copy: &'a mut [u8],
+        /// smoltcp verifies no transport checksum, so this has to.
+        verify: bool,
+    },
+    /// Made of the next frame.
+    Made(&'a [u8]),
 }
 
 impl phy::RxToken for RxToken<'_> {
     #[inline]
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        let verify = self.verify && self.frame.offload().checksum() == Checksum::There;
-        let bytes = match self.frame.as_slice() {
+        let (frame, copy, verify) = match self.0 {
+            Received::Frame { frame, copy, verify } => (frame, copy, verify),
+            Received::Made(bytes) => return f(bytes),
+        };
+        let verify = verify && frame.offload().checksum() == Checksum::There;
+        let bytes = match frame.as_slice() {
             Some(bytes) => bytes,
             None => {
-                let count = self.frame.copy_to(self.copy);
-                self.copy.get(..count).unwrap_or_default()
+                let count = frame.copy_to(copy);
+                copy.get(..count).unwrap_or_default()
             }
         };
         // Of an empty frame smoltcp makes nothing.
@@ -181,6 +235,7 @@ impl phy::RxToken for RxToken<'_> {
 #[derive(Debug)]
 pub struct TxToken<'a> {
     transmitter: &'a mut Transmitter,
+    closed: &'a mut ClosedWindows,
     unfinished: bool,
     meta: PacketMeta,
 }
@@ -192,6 +247,7 @@ impl phy::TxToken for TxToken<'_> {
             && let Some(bytes) = slot.as_mut_slice().get_mut(..len)
         {
             let result = f(bytes);
+            self.closed.sent(bytes);
             let offload = match self.meta.segmentation_offload_size {
                 Some(size) => Offload::segments(size),
                 None if self.unfinished && crate::checksum::has_transport(bytes) => Offload::OPEN,

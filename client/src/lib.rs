@@ -28,6 +28,7 @@
 //! A `usnetd` must run; [`Options`] says where it is looked for.
 
 mod checksum;
+mod closed_window;
 pub mod control;
 pub mod device;
 pub mod error;

@@ -377,6 +377,17 @@ fn segment(
     sequence: i32,
     acknowledged: Option<i32>,
 ) -> Vec<u8> {
+    segment_with((from, from_port), (to, to_port), control, sequence, acknowledged, &[])
+}
+
+fn segment_with(
+    (from, from_port): (u8, u16),
+    (to, to_port): (u8, u16),
+    control: TcpControl,
+    sequence: i32,
+    acknowledged: Option<i32>,
+    payload: &[u8],
+) -> Vec<u8> {
     let address = |n| Ipv4Addr::new(10, 7, 0, n);
     let tcp = TcpRepr {
         src_port: from_port,
@@ -390,7 +401,7 @@ fn segment(
         sack_permitted: false,
         sack_ranges: [None; 3],
         timestamp: None,
-        payload: &[],
+        payload,
     };
     let ip = Ipv4Repr {
         src_addr: address(from),
@@ -423,6 +434,17 @@ fn send(session: &mut Session, bytes: &[u8]) {
 
 /// Waits for a segment to `port` and returns its control bits and sequence number.
 fn answer(session: &mut Session, port: u16) -> (TcpControl, i32) {
+    let tcp = answer_whole(session, port);
+    let control = match (tcp.syn(), tcp.rst()) {
+        (true, false) => TcpControl::Syn,
+        (false, true) => TcpControl::Rst,
+        _ => TcpControl::None,
+    };
+    (control, tcp.seq_number().0)
+}
+
+/// Waits for a segment to `port`.
+fn answer_whole(session: &mut Session, port: u16) -> TcpPacket<Vec<u8>> {
     let frames = session.frames();
     loop {
         if frames.receive().unwrap() == 0 {
@@ -433,14 +455,9 @@ fn answer(session: &mut Session, port: u16) -> (TcpControl, i32) {
             if bytes.len() < 54 || bytes[12..14] != [8, 0] || bytes[23] != 6 {
                 continue;
             }
-            let tcp = TcpPacket::new_checked(&bytes[34..]).unwrap();
+            let tcp = TcpPacket::new_checked(bytes[34..].to_vec()).unwrap();
             if tcp.dst_port() == port {
-                let control = match (tcp.syn(), tcp.rst()) {
-                    (true, false) => TcpControl::Syn,
-                    (false, true) => TcpControl::Rst,
-                    _ => TcpControl::None,
-                };
-                return (control, tcp.seq_number().0);
+                return tcp;
             }
         }
     }
@@ -509,6 +526,49 @@ fn a_port_in_time_wait_can_be_used_again() {
         assert_eq!(control, TcpControl::Syn);
         send(&mut stranger, &segment(here, there, TcpControl::None, 7001, Some(second + 1)));
         listener.accept().unwrap();
+    });
+}
+
+#[test]
+fn what_a_segment_acknowledges_counts_though_there_is_no_room_for_its_data() {
+    within(60, "the last write", || {
+        let mut fake = Fake::new();
+        let (server, mut stranger) = (fake.attach(), fake.attach());
+        let _running = fake.run();
+        let small = StackOptions { receive_buffer: 2000, send_buffer: 1000, ..options() };
+        let server = Stack::over(server, small).unwrap();
+        let listener = TcpListener::bind(&server, (Ipv4Addr::UNSPECIFIED, 80)).unwrap();
+        arp_from(&mut stranger, 2);
+        let (here, there) = ((2, 4000), (1, 80));
+        send(&mut stranger, &segment(here, there, TcpControl::Syn, 100, None));
+        let first = answer(&mut stranger, 4000).1 + 1;
+        send(&mut stranger, &segment(here, there, TcpControl::None, 101, Some(first)));
+        let (mut stream, _) = listener.accept().unwrap();
+        // The server does not read, so that its buffer is full after this.
+        let data = |sequence, acknowledged, length| {
+            let bytes = vec![7; length];
+            let none = TcpControl::None;
+            segment_with(here, there, none, sequence, Some(acknowledged), &bytes)
+        };
+        for at in [101, 1101] {
+            send(&mut stranger, &data(at, first, 1000));
+        }
+        while answer_whole(&mut stranger, 4000).window_len() != 0 {}
+        // It sends, though, until its other buffer is full: then it waits for acknowledgements.
+        stream.set_nodelay(true).unwrap();
+        for round in 0..5 {
+            let sent = first + round * 1000;
+            stream.write_all(&[8; 1000]).unwrap();
+            while answer(&mut stranger, 4000).1 < sent {}
+            // This comes from beyond the edge, as if that had moved back by three bytes.
+            send(&mut stranger, &data(2104, sent + 1000, 10));
+        }
+        // What lay in the buffer is still all that came, and the window opens again.
+        let mut bytes = [0; 2000];
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, [7; 2000]);
+        send(&mut stranger, &data(2101, first + 5000, 3));
+        stream.read_exact(&mut bytes[..3]).unwrap();
     });
 }
 

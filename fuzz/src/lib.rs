@@ -12,6 +12,7 @@ pub mod frames;
 pub mod hostile_peer;
 pub mod ledger;
 pub mod netmap_ring;
+pub mod offload;
 pub mod ring_ops;
 pub mod steer;
 
@@ -29,6 +30,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("hostile_peer", hostile_peer::check),
     ("ledger", ledger::check),
     ("netmap_ring", netmap_ring::check),
+    ("offload", offload::check),
     ("ring_ops", ring_ops::check),
     ("steer", steer::check),
 ];

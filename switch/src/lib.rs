@@ -29,7 +29,7 @@ mod vet;
 mod answer;
 mod deliver;
 mod interface;
-mod offload;
+pub mod offload;
 
 pub mod session;
 pub mod snapshot;

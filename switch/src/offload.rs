@@ -18,7 +18,7 @@ use core::num::NonZeroU16;
 use usnet_shmring::offload::Offload;
 
 /// Most frames that one is cut into: the longest with segments of 64 bytes, less than any stack's least.
-pub(crate) const MAX_PIECES: usize = 1024;
+pub const MAX_PIECES: usize = 1024;
 
 const TCP_FLAGS: usize = 13;
 const FIN: u8 = 0x01;
@@ -29,18 +29,19 @@ const CWR: u8 = 0x80;
 
 /// Where the parts of a TCP or UDP packet lie in its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Parts {
-    pub(crate) flow: Flow,
+pub struct Parts {
+    /// Between whom it goes.
+    pub flow: Flow,
     /// Where the transport header begins.
-    pub(crate) transport: usize,
+    pub transport: usize,
     /// Where the packet ends.
-    pub(crate) end: usize,
+    pub end: usize,
 }
 
 impl Parts {
     /// Of a frame of `length` bytes that begins with `head`; `None` if it is no whole TCP or UDP packet.
     #[inline]
-    pub(crate) fn of(head: &[u8], length: usize) -> Option<Self> {
+    pub fn of(head: &[u8], length: usize) -> Option<Self> {
         if let Some(plain) = classify_plain(head, length) {
             return Some(Self::of_plain(&plain));
         }
@@ -62,14 +63,14 @@ impl Parts {
 }
 
 /// Writes the transport checksum of an open frame. False if it is no whole TCP or UDP packet.
-pub(crate) fn close(frame: &mut [u8]) -> bool {
+pub fn close(frame: &mut [u8]) -> bool {
     let Some(Parts { flow, transport, end }) = Parts::of(frame, frame.len()) else { return false };
     frame.get_mut(transport..end).is_some_and(|packet| transport_checksum(&flow, packet))
 }
 
 /// How a frame is cut.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cut {
+pub struct Cut {
     parts: Parts,
     /// Bytes of all headers.
     header: usize,
@@ -80,7 +81,7 @@ pub(crate) struct Cut {
 
 impl Cut {
     /// For a frame of `length` bytes that begins with `head`; `None` if it cannot be cut so.
-    pub(crate) fn of(head: &[u8], length: usize, size: NonZeroU16) -> Option<Self> {
+    pub fn of(head: &[u8], length: usize, size: NonZeroU16) -> Option<Self> {
         let parts = Parts::of_plain(&classify_plain(head, length)?);
         let transport = head.get(parts.transport..)?;
         let header = match parts.flow.protocol {
@@ -102,28 +103,28 @@ impl Cut {
     }
 
     /// Bytes of the longest piece.
-    pub(crate) fn longest(&self) -> usize {
+    pub fn longest(&self) -> usize {
         self.header + self.size.min(self.parts.end.saturating_sub(self.header))
     }
 
     /// How many pieces there are, at least one and at most [`MAX_PIECES`].
-    pub(crate) fn pieces(&self) -> usize {
+    pub fn pieces(&self) -> usize {
         self.pieces
     }
 
     /// Bytes of the headers, which every piece begins with; at most [`HEAD_LEN`].
-    pub(crate) fn header(&self) -> usize {
+    pub fn header(&self) -> usize {
         self.header
     }
 
     /// Where the payload of a piece lies in the frame: where it begins, and how much it is.
-    pub(crate) fn payload(&self, piece: usize) -> (usize, usize) {
+    pub fn payload(&self, piece: usize) -> (usize, usize) {
         let at = self.header + piece.saturating_mul(self.size);
         (at, self.size.min(self.parts.end.saturating_sub(at)))
     }
 
     /// Makes a piece out of a copy of the frame's headers with the piece's payload behind it.
-    pub(crate) fn finish(&self, piece: usize, frame: &mut [u8]) -> bool {
+    pub fn finish(&self, piece: usize, frame: &mut [u8]) -> bool {
         self.network(piece, frame).is_some()
             && frame.get_mut(self.parts.transport..).is_some_and(|packet| {
                 self.transport(piece, packet).is_some()
@@ -180,12 +181,10 @@ fn put(bytes: &mut [u8], at: usize, value: u16) -> Option<()> {
 
 /// Whether a frame of `length` bytes that begins with `head` can be what it is said to be, and gives frames of at
 /// most `limit` bytes.
-pub(crate) fn judge(
-    head: &[u8],
-    length: usize,
-    offload: Offload,
-    limit: usize,
-) -> Result<(), Unfit> {
+///
+/// # Errors
+/// Why it cannot.
+pub fn judge(head: &[u8], length: usize, offload: Offload, limit: usize) -> Result<(), Unfit> {
     match offload.segment() {
         Some(size) => {
             let cut = Cut::of(head, length, size).ok_or(Unfit::Malformed)?;
@@ -199,7 +198,7 @@ pub(crate) fn judge(
 
 /// Why a frame cannot be finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unfit {
+pub enum Unfit {
     /// It is not what it is said to be.
     Malformed,
     /// It, or a piece of it, is too long.

@@ -1,6 +1,7 @@
 //! Two hosts joined by a veth, with a usnetd on one of them.
 
 use crate::programs::{program, skip};
+use rustix::process::Pid;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
@@ -170,6 +171,23 @@ impl Lab {
     /// If it was not started.
     pub fn usnetd(&mut self) -> &mut Child {
         &mut self.daemon.as_mut().expect("usnetd was started").0
+    }
+
+    /// The process of this name that usnetd has started to outlast it.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn outlasting(&mut self, name: &str) -> Pid {
+        let usnetd = self.usnetd().id();
+        let children = fs::read_to_string(format!("/proc/{usnetd}/task/{usnetd}/children"));
+        let children = children.expect("usnetd runs");
+        let is_it = |pid: &&str| {
+            let found = fs::read_to_string(format!("/proc/{pid}/comm"));
+            found.is_ok_and(|found| name.starts_with(found.trim_end()))
+        };
+        let found = children.split_whitespace().find(is_it).and_then(|pid| pid.parse().ok());
+        found.and_then(Pid::from_raw).expect("a process that outlasts it")
     }
 
     /// Its control socket.

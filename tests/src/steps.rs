@@ -73,6 +73,31 @@ pub fn ping(from: impl Fn(&str, &[&str]) -> Command, target: &str) {
     assert!(text.contains(" 0% packet loss"), "{text}");
 }
 
+/// Has an iperf3 send 50 MiB over TCP to or from one that serves, or is about to.
+///
+/// # Panics
+/// If less goes through.
+pub fn iperf3(from: impl Fn(&str, &[&str]) -> Command, target: &str, direction: &[&str]) {
+    let end = Instant::now() + Duration::from_secs(20);
+    let arguments =
+        [&["-c", target, "-n", "50M", "-J", "--connect-timeout", "5000"], direction].concat();
+    let report: Value = loop {
+        let output = from("iperf3", &arguments).output().expect("iperf3");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if output.status.success() && report["error"].is_null() {
+            break report;
+        }
+        // The server may not be there yet, or busy with the one before.
+        assert!(Instant::now() < end, "{}", String::from_utf8_lossy(&output.stdout));
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let sent = report["end"]["sum_sent"]["bytes"].as_u64().unwrap_or(0);
+    let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
+    assert!(sent >= 50 << 20, "{sent} bytes were sent: {report:#}");
+    // What is under way when the sender stops its clock is not in this number.
+    assert!(received >= 40 << 20, "{received} bytes arrived: {report:#}");
+}
+
 /// 50 MiB each way over TCP between the other host's kernel and the one that `server`, an iperf3 that
 /// was told to serve the shared address, runs on.
 ///
@@ -80,24 +105,7 @@ pub fn ping(from: impl Fn(&str, &[&str]) -> Command, target: &str) {
 /// If less goes through.
 pub fn iperf3_both_ways(lab: &Lab, server: Command) {
     let _server = spawn(server);
-    let end = Instant::now() + Duration::from_secs(20);
     for direction in [&[][..], &["-R"][..]] {
-        let arguments =
-            [&["-c", INSIDE, "-n", "50M", "-J", "--connect-timeout", "5000"], direction].concat();
-        let report: Value = loop {
-            let output = lab.outside("iperf3", &arguments).output().expect("iperf3");
-            let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            if output.status.success() && report["error"].is_null() {
-                break report;
-            }
-            // The server may not be there yet.
-            assert!(Instant::now() < end, "{}", String::from_utf8_lossy(&output.stdout));
-            std::thread::sleep(Duration::from_millis(100));
-        };
-        let sent = report["end"]["sum_sent"]["bytes"].as_u64().unwrap_or(0);
-        let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0);
-        assert!(sent >= 50 << 20, "{sent} bytes were sent: {report:#}");
-        // What is under way when the sender stops its clock is not in this number.
-        assert!(received >= 40 << 20, "{received} bytes arrived: {report:#}");
+        iperf3(|name, arguments| lab.outside(name, arguments), INSIDE, direction);
     }
 }

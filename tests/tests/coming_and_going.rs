@@ -1,6 +1,6 @@
 //! Clients die, usnetd stops or is killed: the others and the kernel go on, and nothing is left.
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use usnet_switch::net::{Netlink, offload::Offload, offload::Offloads};
@@ -121,21 +121,10 @@ fn the_kernel_hears_again_when_usnetd_is_killed() {
     drop(listener);
 }
 
-/// The process that shares the memory of a usnetd.
-fn memory_process(usnetd: u32) -> Option<Pid> {
-    let children = format!("/proc/{usnetd}/task/{usnetd}/children");
-    let children = std::fs::read_to_string(children).ok()?;
-    let name = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    let found =
-        children.split_whitespace().find(|pid| name(pid).as_deref() == Some("usnetd-memory\n"));
-    Pid::from_raw(found?.parse().ok()?)
-}
-
 #[test]
 fn the_kernel_hears_before_the_memory_of_a_killed_usnetd_is_unmapped() {
     let Some(mut lab) = Lab::with_usnetd("") else { return };
-    let usnetd = lab.usnetd().id();
-    let memory = memory_process(usnetd).expect("a second process");
+    let memory = lab.outlasting("usnetd-memory");
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", memory.as_raw_pid()));
     assert_eq!(descriptors.expect("the process").count(), 1, "it has the pipe alone");
     // While it is stopped it cannot end, so the memory stays.

@@ -3,49 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use usnet_switch::net::offload::{Offload, Offloads};
 use usnet_tests::lab::{INSIDE, INSIDE6, OUTSIDE, find, number};
-use usnet_tests::{Lab, Running, is_installed};
+use usnet_tests::{Lab, is_installed, steps};
 
 const SHARED: &str = "port = \"macvtap\"\n";
-
-/// Runs a command and returns what it printed.
-fn run(mut command: Command) -> String {
-    let output = command.output().expect("a program that is installed");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}:\n{text}{errors}");
-    text
-}
-
-/// An iperf3 server of a host's kernel, ready.
-fn serve(lab: &Lab, inside: bool, address: &str) -> Running {
-    let arguments = ["-s", "-B", address];
-    let mut command =
-        if inside { lab.inside("iperf3", &arguments) } else { lab.outside("iperf3", &arguments) };
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let running = Running(command.spawn().expect("iperf3"));
-    let host = if inside { &lab.inside } else { &lab.outside };
-    let target = format!("{address}:5201").parse().expect("an address");
-    let end = Instant::now() + Duration::from_secs(20);
-    let connects = || TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_ok();
-    while !host.run(connects).expect("a namespace") {
-        assert!(Instant::now() < end, "iperf3 does not serve");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    running
-}
-
-/// Bytes that arrived of 50 MB between the kernels.
-fn iperf3(command: Command) -> u64 {
-    let text = run(command);
-    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON of iperf3");
-    report["end"]["sum_received"]["bytes"].as_u64().unwrap_or(0)
-}
-
-const MUCH: [&str; 5] = ["-n", "50M", "-J", "--connect-timeout", "5000"];
 
 #[test]
 fn kernel_and_client_serve_on_one_address_over_a_macvtap() {
@@ -63,29 +26,24 @@ fn kernel_and_client_serve_on_one_address_over_a_macvtap() {
         let _http = lab.client("http", &["--port", "80", "--page", &page], 80);
         // A neighbour that the kernel has to ask for, of either family.
         for target in [OUTSIDE, "fd09::2"] {
-            let text = run(lab.inside("ping", &["-c", "5", "-i", "0.02", "-W", "5", target]));
+            let text =
+                steps::run(lab.inside("ping", &["-c", "5", "-i", "0.02", "-W", "5", target]));
             assert!(text.contains(" 0% packet loss"), "{text}");
         }
         for target in [INSIDE, INSIDE6] {
-            let text = run(lab.outside("ping", &["-c", "50", "-i", "0.01", "-W", "2", target]));
+            let text =
+                steps::run(lab.outside("ping", &["-c", "50", "-i", "0.01", "-W", "2", target]));
             assert!(text.contains(" 0% packet loss"), "{text}");
         }
         let urls = [format!("http://{INSIDE}/"), format!("http://[{INSIDE6}]/")];
         for url in urls.iter().cycle().take(10) {
-            let got = run(lab.outside("curl", &["-sS", "--max-time", "20", url]));
+            let got = steps::run(lab.outside("curl", &["-sS", "--max-time", "20", url]));
             assert!(got == body, "{} bytes came, not {}", got.len(), body.len());
         }
-        let server = serve(&lab, true, INSIDE);
-        for direction in [&[][..], &["-R"][..]] {
-            let arguments = [&["-c", INSIDE], &MUCH[..], direction].concat();
-            let received = iperf3(lab.outside("iperf3", &arguments));
-            assert!(received >= 40 << 20, "{received} bytes arrived");
-        }
-        drop(server);
+        steps::iperf3_both_ways(&lab, lab.inside("iperf3", &["-s", "-B", INSIDE]));
         // The kernel as the client: its answers come by the macvtap as well.
-        let _server = serve(&lab, false, OUTSIDE);
-        let received = iperf3(lab.inside("iperf3", &[&["-c", OUTSIDE], &MUCH[..]].concat()));
-        assert!(received >= 40 << 20, "{received} bytes arrived");
+        let _server = steps::spawn(lab.outside("iperf3", &["-s", "-B", OUTSIDE]));
+        steps::iperf3(|name, arguments| lab.inside(name, arguments), OUTSIDE, &[]);
         lab.finish();
     }
 }
@@ -103,14 +61,14 @@ fn a_bridged_macvtap_gives_clients_an_address_beside_the_kernels() {
     let Some(lab) = Lab::with_usnetd(&config) else { return };
     let _http = lab.client("http", &["--port", "80"], 80);
     for url in [format!("http://{OWN}/"), "http://[fd09::77]/".to_owned()] {
-        let got = run(lab.outside("curl", &["-sS", "--max-time", "20", &url]));
+        let got = steps::run(lab.outside("curl", &["-sS", "--max-time", "20", &url]));
         assert!(!got.is_empty());
     }
     let status = lab.ask(&["status"]);
     assert!(status.to_string().contains("02:00:00:00:00:77"), "{status:#}");
     // The kernel hears nothing of it, and is heard.
     for target in [INSIDE, INSIDE6] {
-        let text = run(lab.outside("ping", &["-c", "20", "-i", "0.01", "-W", "2", target]));
+        let text = steps::run(lab.outside("ping", &["-c", "20", "-i", "0.01", "-W", "2", target]));
         assert!(text.contains(" 0% packet loss"), "{text}");
     }
     let kernel = format!("http://{INSIDE}/");
@@ -118,6 +76,30 @@ fn a_bridged_macvtap_gives_clients_an_address_beside_the_kernels() {
     let output = refused.output().expect("curl");
     assert!(!output.status.success(), "nobody serves at the kernel's address");
     lab.finish();
+}
+
+#[test]
+fn a_killed_usnetd_has_its_macvtap_removed_by_a_process_that_outlasts_it() {
+    let Some(mut lab) = Lab::with_usnetd(SHARED) else { return };
+    let process = lab.outlasting("usnetd-macvtap");
+    let target = format!("{INSIDE}:8080").parse().expect("an address");
+    let serve = || std::net::TcpListener::bind(target).expect("a kernel service");
+    let _service = lab.inside.run(serve).expect("a namespace");
+    let reaches = |lab: &Lab, patience| {
+        let connect = || TcpStream::connect_timeout(&target, Duration::from_millis(patience));
+        lab.outside.run(connect).expect("a namespace").is_ok()
+    };
+    assert!(reaches(&lab, 5000), "through the switch");
+    // While it is stopped the macvtap stays, and takes all.
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).expect("it runs");
+    lab.usnetd().kill().expect("usnetd runs");
+    lab.usnetd().wait().expect("its end");
+    assert!(!reaches(&lab, 300), "nobody else removes it");
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).expect("it waits");
+    let end = Instant::now() + Duration::from_secs(5);
+    while !reaches(&lab, 300) {
+        assert!(Instant::now() < end, "the kernel does not hear again");
+    }
 }
 
 #[test]

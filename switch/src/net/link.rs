@@ -7,7 +7,7 @@ use super::netlink::{
 use super::sys::NAME_LEN;
 use crate::classify::Mac;
 use bytemuck::{Pod, Zeroable};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// `struct ifinfomsg`.
 #[repr(C)]
@@ -339,6 +339,15 @@ impl Netlink {
         let header = self.header_of(name)?;
         let message = Message::new(RTM_DELLINK, 0, &header);
         self.socket.request(message).map_err(|e| e.of("remove", name))
+    }
+
+    /// What has the kernel remove an interface, and the socket to say it to.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn into_deletion(mut self, name: &str) -> Result<(OwnedFd, Vec<u8>), NetError> {
+        let header = self.header_of(name)?;
+        Ok(self.socket.into_last(Message::new(RTM_DELLINK, 0, &header)))
     }
 
     /// Sets an interface up.

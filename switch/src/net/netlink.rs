@@ -252,6 +252,12 @@ impl Socket {
         if sent == bytes.len() { Ok(()) } else { Err(Failure::Malformed) }
     }
 
+    /// The socket, and a request as it is sent through it.
+    pub(super) fn into_last(mut self, message: Message) -> (OwnedFd, Vec<u8>) {
+        let sequence = self.next_sequence();
+        (self.fd, message.finish(0, sequence))
+    }
+
     /// Sends a request and waits until the kernel has done it.
     pub(super) fn request(&mut self, message: Message) -> Result<(), Failure> {
         self.query(message, NLM_F_ACK, |_, _| {})

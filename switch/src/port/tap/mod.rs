@@ -15,7 +15,7 @@
 
 mod node;
 mod sys;
-mod vnet;
+pub mod vnet;
 
 use super::{Burst, Port, PortCounters, PortInfo};
 use crate::classify::Mac;

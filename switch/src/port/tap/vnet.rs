@@ -16,7 +16,7 @@ use core::num::NonZeroU16;
 use usnet_shmring::offload::Offload;
 
 /// Bytes of the header without merged buffers.
-pub(super) const LENGTH: usize = 10;
+pub const LENGTH: usize = 10;
 
 const NEEDS_CHECKSUM: u8 = 1;
 const CHECKSUM_IS_RIGHT: u8 = 2;
@@ -43,7 +43,7 @@ fn joined(parts: &Parts) -> u8 {
 
 /// Reads a header of the kernel's. A checksum that only its own sum can complete, inside of a tunnel for instance, is
 /// completed at once. `None`: the header says of the frame what it is not.
-pub(super) fn read(header: &[u8; LENGTH], frame: &mut [u8]) -> Option<Offload> {
+pub fn read(header: &[u8; LENGTH], frame: &mut [u8]) -> Option<Offload> {
     let [flags, kind, _, _, size @ .., a, b, c, d] = *header;
     let (size, start, offset) =
         (u16::from_ne_bytes(size), u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
@@ -85,7 +85,7 @@ fn complete_at(frame: &mut [u8], start: usize, offset: usize) -> Option<Offload>
 /// Makes the header for a frame, and writes into the frame's checksum field what the kernel expects there. With it
 /// comes how much of the frame is to be sent: padding would be summed, too. `None` if the frame is not what it is
 /// said to be.
-pub(super) fn write(offload: Offload, frame: &mut [u8]) -> Option<([u8; LENGTH], usize)> {
+pub fn write(offload: Offload, frame: &mut [u8]) -> Option<([u8; LENGTH], usize)> {
     let mut header = [0; LENGTH];
     let length = frame.len();
     if !offload.is_unfinished() {

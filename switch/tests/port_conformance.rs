@@ -413,7 +413,6 @@ fn macvtap_pair(mode: MacvtapMode, header: Header, outwards: bool) -> Result<Pai
         opened => opened.expect("a macvtap's device").pop().expect("one queue"),
     };
     assert_eq!((port.name(), port.info().backend), ("ma", "macvtap"));
-    made.set_up().expect("an interface");
     let far = Box::new(packet_port("mb", RingVersion::V2));
     let (a, b): (Box<dyn Port>, Box<dyn Port>) =
         if outwards { (Box::new(port), far) } else { (far, Box::new(port)) };

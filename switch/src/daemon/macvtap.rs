@@ -61,9 +61,7 @@ pub(super) fn open(
         }
         Some(MacvtapKind::Passthru) | None => MacvtapMode::Passthru,
     };
-    let made = MacvtapLink::make(&mut netlink, &link, mode).map_err(net_error(name))?;
-    let upper = made.link().map_err(net_error(name))?;
-    let wires = queues(interface, &upper, header, workers)?;
+    // All that takes time comes first: without a macvtap on top the kernel hears as ever.
     let host = match (mode, interface.host) {
         (MacvtapMode::Bridge(_), _) | (_, HostEndpoint::None) => None,
         _ => Some(open_host(&mut kept, &mut netlink, interface, &link, workers)?),
@@ -72,8 +70,11 @@ pub(super) fn open(
     if host.is_some() {
         kept.readdress(&link).map_err(net_error(name))?;
     }
-    // Last: from here on the kernel depends on the switch.
-    made.set_up().map_err(net_error(name))?;
+    let mut made = MacvtapLink::make(&mut netlink, &link, mode).map_err(net_error(name))?;
+    let upper = made.link().map_err(net_error(name))?;
+    // What arrives waits in the device until the switch runs.
+    let wires = queues(interface, &upper, header, workers)?;
+    made.outlast();
     kept.keep_macvtap(made);
     let queues = Queue::pair(wires, host);
     let opened = opened(interface, upper.mac, mtu, addresses, queues, passes);

@@ -283,7 +283,7 @@ impl Netlink {
     }
 
     /// Makes a macvtap `name` over `lower`, an interface of this namespace, in the namespace that `namespace`
-    /// leads to. It is down. It goes with the interface below it and with its namespace.
+    /// leads to. It is up. It goes with the interface below it and with its namespace.
     ///
     /// # Errors
     /// The name is bad, the interface has an upper one already that leaves no place for this (in
@@ -296,7 +296,7 @@ impl Netlink {
         namespace: BorrowedFd<'_>,
     ) -> Result<(), NetError> {
         name_bytes(name)?;
-        let header = LinkHeader::default();
+        let header = LinkHeader { flags: IFF_UP, change: IFF_UP, ..LinkHeader::default() };
         let message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header)
             .text(IFLA_IFNAME, name)
             .u32(IFLA_LINK, lower.index)

@@ -33,29 +33,40 @@ pub struct MacvtapLink {
 }
 
 impl MacvtapLink {
-    /// Makes one over `lower`, which `netlink` has in its namespace. It is down, silent, and hears all groups.
+    /// Makes one over `lower`, which `netlink` has in its namespace. It says nothing by itself, hears all groups, and takes
+    /// frames from now on: in passthru mode nobody else gets them, so its device is to be opened soon.
     ///
     /// # Errors
-    /// The kernel has no macvtap, something else is on top of `lower`, or the privilege is missing.
+    /// The kernel has no macvtap, something else is on top of `lower`, another macvtap has its link address, or the
+    /// privilege is missing.
     pub fn make(netlink: &mut Netlink, lower: &Link, mode: MacvtapMode) -> Result<Self, NetError> {
         let namespace = Namespace::create()?;
+        // No address, no word of its own. Without IPv6 in the kernel there is nothing to keep quiet.
+        let quiet = || Setting::Ipv6Disable.change("default", 1).map(Changed::keep);
+        let _ = namespace.run(quiet)?;
         // Keys of the standard library's hasher are random.
         let name = format!("um{:012x}", RandomState::new().hash_one(0) >> 16);
         netlink.add_macvtap(&name, lower, mode, namespace.as_fd())?;
-        let mut made = Self { namespace, name, outlasting: None };
-        made.inside(|netlink, name| {
-            // No address, no word of its own. Without IPv6 in the kernel there is nothing to keep quiet.
-            let _ = Setting::Ipv6Disable.change(name, 1).map(Changed::keep);
-            netlink.set_all_groups(name)
-        })?;
-        let deletion = made.namespace.run(|| Netlink::open()?.into_deletion(&made.name))??;
-        match Outlasting::say(c"usnetd-macvtap", deletion.0, &deletion.1) {
-            Ok(outlasting) => made.outlasting = Some(outlasting),
+        let made = Self { namespace, name, outlasting: None };
+        made.inside(|netlink, name| netlink.set_all_groups(name))?;
+        Ok(made)
+    }
+
+    /// From now on it is removed at once if this process is killed.
+    pub fn outlast(&mut self) {
+        let deletion = self.namespace.run(|| Netlink::open()?.into_deletion(&self.name));
+        let started = deletion
+            .and_then(|deletion| deletion)
+            .map(|(socket, word)| Outlasting::say(c"usnetd-macvtap", socket, &word));
+        match started {
+            Ok(Ok(outlasting)) => self.outlasting = Some(outlasting),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "after a kill a macvtap goes with its namespace only")
+            }
             Err(error) => {
                 tracing::warn!(%error, "after a kill a macvtap goes with its namespace only")
             }
         }
-        Ok(made)
     }
 
     /// Its name in its namespace.
@@ -70,14 +81,6 @@ impl MacvtapLink {
     /// It is gone, with the interface below it.
     pub fn link(&self) -> Result<Link, NetError> {
         self.inside(|netlink, name| netlink.link(name))
-    }
-
-    /// Sets it up: from now on it takes frames.
-    ///
-    /// # Errors
-    /// It is gone; or another macvtap has its link address.
-    pub fn set_up(&self) -> Result<(), NetError> {
-        self.inside(|netlink, name| netlink.set_up(name))
     }
 
     fn inside<T: Send>(

@@ -45,6 +45,9 @@ pub(crate) struct DemoArgs {
     /// Share the interface over packet sockets, though XDP sockets can be had.
     #[arg(long, conflicts_with_all = ["wire", "af_xdp", "netmap"])]
     af_packet: bool,
+    /// Share the interface through a macvtap over it; needs root.
+    #[arg(long, conflicts_with_all = ["wire", "af_xdp", "netmap", "af_packet"])]
+    macvtap: bool,
     /// Share the interface over netmap; needs the kernel module, and root.
     #[arg(long, conflicts_with_all = ["wire", "af_xdp"])]
     netmap: bool,
@@ -64,6 +67,7 @@ impl DemoArgs {
             (true, ..) => Carrier::Wire,
             (_, true, _) => Carrier::Netmap,
             (.., true) => Carrier::Xdp,
+            _ if self.macvtap => Carrier::Macvtap,
             // XDP programs are root's.
             _ if rustix::process::geteuid().is_root() && !self.af_packet => Carrier::Best,
             _ => Carrier::Veth,

@@ -28,6 +28,8 @@ const LOST: usize = 3;
 const SETTLE: Duration = Duration::from_millis(700);
 /// Between two echo requests.
 const INTERVAL: Duration = Duration::from_millis(1);
+/// How long the first answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// As many as there are numbers for.
 const MOST_PINGS: usize = 60_000;
 /// Shorter times without a byte are of no interest.
@@ -124,6 +126,12 @@ fn pings(topology: &mut Topology, outside: &Namespace) -> io::Result<Vec<(&'stat
     thread::scope(|scope| {
         let sender = scope.spawn(|| send_pings(&socket, &stop));
         let receiver = scope.spawn(|| receive_pings(&socket, &answered, &deaf));
+        // The first ones wait until the link address is known.
+        let begin = Instant::now();
+        let is_heard = || answered.iter().any(|answered| answered.load(Ordering::Relaxed));
+        while !is_heard() && begin.elapsed() < PATIENCE {
+            thread::sleep(INTERVAL);
+        }
         let windows = come_and_go(topology);
         stop.store(true, Ordering::Relaxed);
         let sent = sender.join().unwrap_or_else(|_| Err(io::Error::other("the sender died")));

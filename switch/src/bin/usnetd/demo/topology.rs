@@ -49,6 +49,8 @@ pub(super) enum Carrier {
     Veth,
     /// A veth, and XDP sockets.
     Xdp,
+    /// A veth, and a macvtap over it.
+    Macvtap,
     /// A wire in memory.
     Wire,
     /// A veth, and netmap.
@@ -91,9 +93,7 @@ fn join_namespaces(carrier: Carrier) -> Result<Namespace, NetError> {
         use std::os::fd::AsFd;
         let near = match carrier {
             Carrier::NetmapDouble => CABLE_NAME,
-            Carrier::Best | Carrier::Veth | Carrier::Xdp | Carrier::Netmap | Carrier::Wire => {
-                INSIDE_NAME
-            }
+            _ => INSIDE_NAME,
         };
         netlink.add_veth(near, OUTSIDE_NAME, Some(outside.as_fd()))?;
     }
@@ -149,6 +149,7 @@ impl Topology {
             (Outside::Kernel(_), Carrier::Best) => "auto",
             (Outside::Kernel(_), Carrier::Netmap | Carrier::NetmapDouble) => "netmap",
             (Outside::Kernel(_), Carrier::Xdp) => "af_xdp",
+            (Outside::Kernel(_), Carrier::Macvtap) => "macvtap",
             (Outside::Kernel(_), _) => "af_packet",
             (Outside::Client, _) => "wire",
         }

@@ -148,7 +148,7 @@ impl SessionSnapshot {
 pub struct Snapshot {
     /// Frames of the whole switch.
     pub totals: Totals,
-    /// Frames that wait for a port.
+    /// Frames that wait for a port, or for the first piece of their datagram.
     pub waiting: u64,
     /// Whether frames in = delivered + used up + dropped + waiting.
     pub frames_conserved: bool,

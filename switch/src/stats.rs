@@ -95,7 +95,8 @@ impl AddAssign for Totals {
 }
 
 impl Totals {
-    /// Frames that are neither out nor dropped: they wait for a port.
+    /// Frames that are neither out nor dropped: they wait for a port, or for the first piece
+    /// of their datagram.
     #[must_use]
     pub fn unaccounted(&self) -> i128 {
         let entered = [self.received, self.from_clients, self.generated];

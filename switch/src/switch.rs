@@ -15,7 +15,7 @@ mod replace;
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::config::Services;
 use crate::deliver::{Deliver, Sent, tx_budget};
-use crate::interface::{Interface, Outlet, Recent, Stations};
+use crate::interface::{Early, Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
 use crate::port::netmap::Glimpses;
 use crate::port::{BURST, Burst, Port};
@@ -202,6 +202,7 @@ impl Switch {
             frame_limit: usize::from(spec.mtu) + 14,
             table,
             sent_fragments: FragmentTable::new(!seed),
+            early: Early::new(),
             recent: Recent::new(seed.rotate_left(32)),
             wire: Outlet::new(spec.wire, &mut self.deliver.pool),
             host: spec.host.map(|port| Outlet::new(port, &mut self.deliver.pool)),
@@ -361,6 +362,7 @@ impl Switch {
     /// means that there was nothing to do.
     pub fn step(&mut self, now: Time) -> usize {
         let mut moved = self.take_returned();
+        moved += self.give_up_pieces(now);
         for index in 0..self.interfaces.len() {
             moved += self.receive(index, false, now);
             moved += self.receive(index, true, now);
@@ -388,6 +390,14 @@ impl Switch {
             }
         }
         moved
+    }
+
+    /// Pieces of datagrams that have waited long enough for the first.
+    #[inline]
+    fn give_up_pieces(&mut self, now: Time) -> usize {
+        let Self { interfaces, deliver, .. } = self;
+        let waiting = interfaces.iter_mut().filter(|interface| !interface.early.is_empty());
+        waiting.map(|interface| interface.give_up_old(deliver, now)).sum()
     }
 
     /// One burst from a wire or host port.
@@ -443,13 +453,16 @@ impl Switch {
         deliver.flush();
         let mut moved = 0;
         for (index, interface) in interfaces.iter_mut().enumerate() {
-            for outlet in std::iter::once(&mut interface.wire).chain(&mut interface.host) {
+            let Interface { wire, host, early, .. } = interface;
+            for outlet in std::iter::once(wire).chain(host) {
                 moved += outlet.flush(deliver, now);
                 if let Some(error) = outlet.failed.take() {
                     let interface = InterfaceId(u8::try_from(index).unwrap_or(u8::MAX));
                     let name = outlet.port.info().name.clone();
                     events.push(Event::PortGone { interface, name, error });
                     outlet.close(&mut deliver.pool);
+                    let count = early.clear(&mut deliver.pool);
+                    deliver.totals.dropped.add(DropReason::PieceAlone, count as u64);
                 }
                 if outlet.gone && !outlet.out.is_empty() {
                     let count = outlet.out.clear(&mut deliver.pool);
@@ -533,10 +546,12 @@ impl Switch {
         self.ports().filter_map(|outlet| outlet.port.descriptor())
     }
 
-    /// When a port has something by itself.
+    /// When there is something to do though nothing comes: a port has something by itself, or frames have
+    /// waited long enough.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
-        self.ports().filter_map(|outlet| outlet.port.next_event()).min()
+        let pieces = self.interfaces.iter().filter_map(|interface| interface.early.due());
+        self.ports().filter_map(|outlet| outlet.port.next_event()).chain(pieces).min()
     }
 
     /// Whether frames wait for a port that had no room.
@@ -561,6 +576,7 @@ impl Switch {
             self.end(id, None);
         }
         for interface in &mut self.interfaces {
+            interface.early.clear(&mut self.deliver.pool);
             for outlet in std::iter::once(&mut interface.wire).chain(&mut interface.host) {
                 outlet.out.clear(&mut self.deliver.pool);
                 outlet.port.close(&mut self.deliver.pool);
@@ -579,7 +595,7 @@ impl Switch {
         let waiting: usize = self
             .interfaces
             .iter()
-            .map(|i| i.wire.out.len() + i.host.as_ref().map_or(0, |h| h.out.len()))
+            .map(|i| i.wire.out.len() + i.host.as_ref().map_or(0, |h| h.out.len()) + i.early.len())
             .sum();
         Snapshot {
             totals,

@@ -98,6 +98,10 @@ drop_reasons! {
     TooLong => "too_long",
     /// The table of learned flows is full, or the client's share of it is used up.
     TableFull => "table_full",
+    /// A later piece of a datagram, the first of which did not come in time.
+    PieceAlone => "piece_alone",
+    /// A later piece of a datagram that came before the first, when too many waited for theirs.
+    PiecesFull => "pieces_full",
     /// The session ended while the frame was on its way.
     SessionEnded => "session_ended",
 }

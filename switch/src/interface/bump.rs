@@ -105,13 +105,15 @@ impl Interface {
                     self.back(deliver, reply, from, now);
                 }
             }
+            Steered::Early(key) => return self.keep(deliver, frame, key, from, now),
             Steered::Drop(reason) => deliver.drop_frame(frame, reason),
         }
+        self.let_follow(deliver, &seen, now);
     }
 
     /// Out by the port that the frame did not come in on.
     #[inline]
-    fn onwards(&mut self, deliver: &mut Deliver, frame: Frame, from: Side, now: Time) {
+    pub(super) fn onwards(&mut self, deliver: &mut Deliver, frame: Frame, from: Side, now: Time) {
         match from {
             Side::Wire => self.to_host(deliver, frame, now),
             Side::Behind => self.wire.push(deliver, frame, now),

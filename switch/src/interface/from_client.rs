@@ -31,6 +31,8 @@ fn way_here(steered: Steered, from: SessionId) -> Result<Way, DropReason> {
         Steered::To(Receiver::Client(id)) => Ok(Way::Client(id)),
         Steered::To(Receiver::Host) => Ok(Way::Host),
         Steered::Drop(reason) => Err(reason),
+        // A client sends the first piece first.
+        Steered::Early(_) => Err(DropReason::PieceAlone),
         Steered::Group | Steered::Answer(_) => Err(DropReason::NotPermitted),
     }
 }

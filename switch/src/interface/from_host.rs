@@ -27,6 +27,8 @@ impl Interface {
                 Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
                 Steered::Answer(answer) => self.answer_host(deliver, frame, &answer, &seen, now),
                 Steered::Drop(reason) => deliver.drop_frame(frame, reason),
+                // The kernel sends the first piece first.
+                Steered::Early(_) => deliver.drop_frame(frame, DropReason::PieceAlone),
                 Steered::To(Receiver::Host) | Steered::Group => {
                     deliver.drop_frame(frame, DropReason::ToSelf);
                 }
@@ -43,7 +45,7 @@ impl Interface {
                     }
                 }
                 // Tagged frames and the kernel's own business with its link and its neighbours.
-                Steered::Group | Steered::To(_) | Steered::Drop(_) => {}
+                Steered::Group | Steered::To(_) | Steered::Early(_) | Steered::Drop(_) => {}
             }
         }
         self.wire.push(deliver, frame, now);

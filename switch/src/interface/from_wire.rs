@@ -67,7 +67,9 @@ impl Interface {
         let way = match steered {
             Steered::To(Receiver::Client(id)) => Way::Client(id),
             Steered::To(Receiver::Host) => Way::Host,
-            Steered::Group | Steered::Answer(_) | Steered::Drop(_) => return None,
+            Steered::Group | Steered::Answer(_) | Steered::Early(_) | Steered::Drop(_) => {
+                return None;
+            }
         };
         self.remember(key, way, &basis);
         Some(way)
@@ -102,8 +104,10 @@ impl Interface {
                     self.wire.push(deliver, reply, now);
                 }
             }
+            Steered::Early(key) => return self.keep(deliver, frame, key, Side::Wire, now),
             Steered::Drop(reason) => deliver.drop_frame(frame, reason),
         }
+        self.let_follow(deliver, &seen, now);
     }
 }
 

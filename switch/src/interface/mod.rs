@@ -13,6 +13,7 @@
 
 mod bump;
 mod cut;
+mod early;
 mod from_client;
 mod from_host;
 mod from_wire;
@@ -22,6 +23,7 @@ mod recent;
 mod stations;
 mod steer;
 
+pub(crate) use early::Early;
 pub(crate) use outlet::Outlet;
 pub(crate) use recent::Recent;
 pub(crate) use stations::Stations;
@@ -46,6 +48,8 @@ pub(crate) struct Interface {
     pub(crate) table: Table,
     /// Datagrams that clients send in pieces.
     pub(crate) sent_fragments: FragmentTable<SessionId>,
+    /// Pieces that wait for the first of their datagram.
+    pub(crate) early: Early,
     /// What was decided a moment ago.
     pub(crate) recent: Recent,
     pub(crate) wire: Outlet,

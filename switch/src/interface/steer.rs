@@ -12,6 +12,7 @@ use super::recall::Basis;
 use crate::classify::{
     Address, ArpPacket, Classified, Flow, Icmp, IpKind, IpPacket, Payload, Plain,
 };
+use crate::steer::{DatagramKey, Found};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use crate::vet::{is_group_address, quoted_answer};
@@ -23,6 +24,8 @@ pub(super) enum Steered {
     Group,
     /// The switch answers.
     Answer(Answer),
+    /// Not known before the first piece of its datagram comes.
+    Early(DatagramKey),
     Drop(DropReason),
 }
 
@@ -77,7 +80,17 @@ impl Interface {
         if seen.destination.is_group() || is_group_address(packet.flow.destination) {
             return Steered::Group;
         }
-        match self.table.receiver(packet, now) {
+        let receiver = match self.table.receiver(packet, now) {
+            Found::Receiver(receiver) => receiver,
+            // With no client, or at an address that none can have, whose it is follows from no first piece.
+            Found::Early(key)
+                if !self.clients.is_empty() && self.table.is_local(packet.flow.destination) =>
+            {
+                return Steered::Early(key);
+            }
+            Found::Early(_) => self.table.fallback(packet.flow.destination),
+        };
+        match receiver {
             Some(receiver) => Steered::To(receiver),
             None => Steered::Drop(DropReason::NoReceiver),
         }
@@ -93,6 +106,7 @@ impl Interface {
         let to = |receiver: Option<Receiver>| {
             receiver.map_or(Steered::Drop(DropReason::NoReceiver), Steered::To)
         };
+        let host = self.host.is_some().then_some(Receiver::Host);
         match kind {
             IpKind::Icmp(Icmp::NeighborAdvertisement { .. }) => Steered::Group,
             IpKind::Icmp(Icmp::NeighborSolicitation { target }) => {
@@ -116,10 +130,10 @@ impl Interface {
                         let owner = self.table.lookup(&answer, now);
                         to(self.table.lead(packet, owner, now))
                     }
-                    None => self.host_receiver(),
+                    None => to(self.table.lead(packet, host, now)),
                 }
             }
-            IpKind::DhcpReply | IpKind::DhcpRequest => self.host_receiver(),
+            IpKind::DhcpReply | IpKind::DhcpRequest => to(self.table.lead(packet, host, now)),
             _ => self.steer_ip(seen, packet, now),
         }
     }

@@ -103,6 +103,15 @@ pub struct Table {
     flow_ports: Option<Services>,
 }
 
+/// Who receives a packet, or what has to be known first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// This one, or nobody.
+    Receiver(Option<Receiver>),
+    /// Whoever gets the first fragment of this datagram.
+    Early(DatagramKey),
+}
+
 /// What an answer rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -412,23 +421,36 @@ impl Table {
     }
 
     /// Who receives an IP packet that arrives: as [`lookup`](Self::lookup), and later fragments go
-    /// where the first went. A later fragment whose first was not seen goes to the address's
-    /// default receiver, never to a listener.
+    /// where the first went. Whose a later fragment is whose first was not seen nobody knows.
     #[inline]
-    pub fn receiver(&mut self, packet: &IpPacket, now: Time) -> Option<Receiver> {
-        match packet.fragment {
+    pub fn receiver(&mut self, packet: &IpPacket, now: Time) -> Found {
+        Found::Receiver(match packet.fragment {
             Fragment::Whole => self.lookup(&packet.flow, now),
             Fragment::First { .. } => {
                 let receiver = self.lookup(&packet.flow, now);
                 self.lead(packet, receiver, now)
             }
-            Fragment::Later { id } => match self.fragments.get(&DatagramKey::of(packet, id), now) {
-                Some(bound) => bound,
-                None => match self.local(packet.flow.destination) {
-                    Some(local) => local.default(),
-                    None => self.default,
-                },
-            },
+            Fragment::Later { id } => {
+                let key = DatagramKey::of(packet, id);
+                match self.datagram(&key, now) {
+                    Some(bound) => bound,
+                    None => return Found::Early(key),
+                }
+            }
+        })
+    }
+
+    /// Whom the first fragment of a datagram was for, if it was seen.
+    pub(crate) fn datagram(&mut self, key: &DatagramKey, now: Time) -> Option<Option<Receiver>> {
+        self.fragments.get(key, now)
+    }
+
+    /// Who gets what is for this address and matches no rule.
+    #[must_use]
+    pub fn fallback(&self, destination: Address) -> Option<Receiver> {
+        match self.local(destination) {
+            Some(local) => local.default(),
+            None => self.default,
         }
     }
 

@@ -49,6 +49,10 @@ impl Switch {
             empty(outlet, deliver);
             outlet.close(&mut deliver.pool);
         }
+        if has_failed || in_any_case {
+            let count = place.early.clear(&mut deliver.pool);
+            deliver.totals.dropped.add(DropReason::PieceAlone, count as u64);
+        }
         Ok(has_failed)
     }
 

@@ -18,6 +18,7 @@ mod fairness;
 mod hostile;
 mod lookup;
 mod modes;
+mod pieces;
 mod remembered;
 mod replaced;
 mod sleep;

@@ -180,6 +180,7 @@ fn bump(frame: &[u8]) -> Switch {
         behind: Behind::Network,
         cut_through: true,
         kernel_hears: Vec::new(),
+        unmatched: usnet_switch::config::Unmatched::Drop,
     };
     switch.add_interface(interface).expect("an interface");
     switch

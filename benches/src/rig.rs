@@ -208,6 +208,7 @@ pub fn rig_over(
             behind: Behind::Kernel,
             cut_through: true,
             kernel_hears: Vec::new(),
+            unmatched: usnet_switch::config::Unmatched::Drop,
         })
         .map_err(say("add an interface"))?;
 

@@ -142,6 +142,7 @@ fn daemon(workers: u16, size: usize) -> Result<Vec<Lane>, String> {
             behind: Behind::Kernel,
             cut_through: true,
             kernel_hears: Vec::new(),
+            unmatched: usnet_switch::config::Unmatched::Drop,
         };
         let interface = switch.add_interface(interface).map_err(say("add an interface"))?;
         let worker =

@@ -73,7 +73,7 @@ pub(crate) fn advertisement(
 }
 
 /// The checksum of an ICMPv6 message behind an Ethernet and a plain IPv6 header (RFC 4443, 2.3).
-fn icmpv6_checksum(frame: &[u8]) -> u16 {
+pub(crate) fn icmpv6_checksum(frame: &[u8]) -> u16 {
     let body = frame.get(22..).unwrap_or_default();
     let length = u32::try_from(frame.len().saturating_sub(54)).unwrap_or(0);
     let mut sum = length + 58;

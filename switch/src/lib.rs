@@ -30,6 +30,7 @@ mod answer;
 mod deliver;
 mod interface;
 pub mod offload;
+mod refusal;
 
 pub mod session;
 pub mod snapshot;

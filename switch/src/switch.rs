@@ -13,12 +13,13 @@
 mod replace;
 
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
-use crate::config::Services;
+use crate::config::{Services, Unmatched};
 use crate::deliver::{Deliver, Sent, tx_budget};
 use crate::interface::{Early, Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
 use crate::port::netmap::Glimpses;
 use crate::port::{BURST, Burst, Port};
+use crate::refusal::Bucket;
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use crate::stats::SessionCounters;
@@ -58,6 +59,8 @@ pub struct InterfaceSpec {
     /// What the kernel hears on the interface itself, behind its guard, so that the switch must not
     /// pass it on to the host port. Empty where the host port is the kernel's only way in.
     pub kernel_hears: Vec<Pass>,
+    /// What whoever sends to a port that nobody has hears, where there is no host port.
+    pub unmatched: Unmatched,
 }
 
 /// Whom the host port of an interface leads to.
@@ -207,6 +210,8 @@ impl Switch {
             wire: Outlet::new(spec.wire, &mut self.deliver.pool),
             host: spec.host.map(|port| Outlet::new(port, &mut self.deliver.pool)),
             kernel_hears: spec.kernel_hears,
+            unmatched: spec.unmatched,
+            answers: Bucket::default(),
             cut_through: spec.cut_through,
             bump: (spec.behind == Behind::Network).then(|| Stations::new(seed.rotate_left(16))),
             clients: Vec::new(),

@@ -102,6 +102,8 @@ drop_reasons! {
     PieceAlone => "piece_alone",
     /// A later piece of a datagram that came before the first, when too many waited for theirs.
     PiecesFull => "pieces_full",
+    /// Nobody receives it, and the switch has answered as many such frames as it may.
+    TooManyAnswers => "too_many_answers",
     /// The session ended while the frame was on its way.
     SessionEnded => "session_ended",
 }

@@ -85,6 +85,7 @@ impl Bump {
             behind: Behind::Network,
             cut_through: true,
             kernel_hears: Vec::new(),
+            unmatched: usnet_switch::config::Unmatched::Drop,
         };
         switch.add_interface(spec).unwrap();
         Self { cards, switch, bank, free }

@@ -178,6 +178,7 @@ fn ports_that_were_opened_again_cut_through_as_well() {
         behind: Behind::Network,
         cut_through: true,
         kernel_hears: Vec::new(),
+        unmatched: usnet_switch::config::Unmatched::Drop,
     };
     world.rig.switch.replace_ports(InterfaceId(0), spec).unwrap();
     assert!(world.ends[0].send(&frame));

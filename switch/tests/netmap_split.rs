@@ -337,6 +337,7 @@ fn a_port_that_fails_or_is_replaced_gives_every_clients_slot_back() {
                 behind: Behind::Kernel,
                 cut_through: true,
                 kernel_hears: Vec::new(),
+                unmatched: usnet_switch::config::Unmatched::Drop,
             };
             world.rig.switch.replace_ports(InterfaceId(0), spec).unwrap();
             world.come_out();
@@ -374,6 +375,7 @@ fn many_times_opened_and_closed_under_way_no_buffer_changes_hands() {
             behind: Behind::Kernel,
             cut_through: true,
             kernel_hears: Vec::new(),
+            unmatched: usnet_switch::config::Unmatched::Drop,
         };
         world.rig.switch.replace_ports(InterfaceId(0), spec).unwrap();
         world.come_out();

@@ -3,7 +3,7 @@
 use super::raw::{
     Account, Backend, Cpus, HostEndpoint, MacvtapKind, RawBehind, RawBusyPoll, RawConfig,
     RawControl, RawHost, RawInterface, RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing,
-    Take,
+    Take, Unmatched,
 };
 use super::{
     Behind, Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject,
@@ -281,6 +281,7 @@ fn check_interface(
         host_ports,
         flow_ports,
         host_ping,
+        on_unmatched,
         network,
         mac,
         mtu,
@@ -319,6 +320,11 @@ fn check_interface(
     if *host_ping && !is_firewall {
         let allowed = "belongs to the kernel's firewall, so only with take = \"firewall\"";
         problems.add(format_args!("{key}.host_ping"), "true", allowed);
+    }
+    if *on_unmatched != Unmatched::Drop && (!is_alone || behind.is_some() || is_firewall) {
+        let allowed = "is for interfaces with host = \"none\" and without take = \"firewall\": elsewhere the switch does not get \
+                       what no client has claimed, or another does";
+        problems.add(format_args!("{key}.on_unmatched"), quoted(on_unmatched.name()), allowed);
     }
     let has_socket =
         [Some(*port), behind.as_ref().map(|b| b.port)].contains(&Some(Backend::AfPacket));
@@ -416,6 +422,7 @@ fn check_interface(
         host_ports: problems.services(&format!("{key}.host_ports"), host_ports),
         flow_ports: check_flow_ports(key, flow_ports, has_kernel && !is_alone, problems),
         host_ping: *host_ping,
+        on_unmatched: *on_unmatched,
         network: network.clone(),
         mac,
         mtu: *mtu,

@@ -22,7 +22,7 @@ mod service;
 pub use error::{ConfigError, Problem};
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};
-pub use raw::{Backend, HostEndpoint, MacvtapKind, RawConfig, Ring, Sharing, Take};
+pub use raw::{Backend, HostEndpoint, MacvtapKind, RawConfig, Ring, Sharing, Take, Unmatched};
 pub use service::{Refused, Services};
 pub(crate) use service::{protocol_name, protocol_number};
 
@@ -137,6 +137,8 @@ pub struct Interface {
     pub flow_ports: Services,
     /// Whether the kernel's stack answers pings behind its firewall.
     pub host_ping: bool,
+    /// What whoever sends to a port that nobody has hears, where the kernel does not say it.
+    pub on_unmatched: Unmatched,
     /// The wire that this interface is an end of, with port `wire`; interfaces that name the same
     /// one are joined. None: a wire of its own.
     pub network: Option<String>,

@@ -163,6 +163,30 @@ pub enum Take {
     Firewall,
 }
 
+/// What whoever sends to a port that nobody has hears from the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unmatched {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// Of TCP a reset, else nothing.
+    Reset,
+    /// Of TCP a reset, of other protocols with ports that the port is unreachable.
+    Unreachable,
+}
+
+impl Unmatched {
+    /// As it is written.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
 /// How the driver of an interface is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -261,6 +285,8 @@ pub(super) struct RawInterface {
     pub(super) flow_ports: Vec<String>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) host_ping: bool,
+    #[serde(default)]
+    pub(super) on_unmatched: Unmatched,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) network: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -149,6 +149,8 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
         &format!("{wall}addresses = [{}]", many.join(",")),
         &["interface[0].addresses", "at most 16"],
     );
+    key(&format!("{wall}on_unmatched = \"reset\""), &["interface[0].on_unmatched", "firewall"]);
+    key("on_unmatched = \"reset\"", &["interface[0].on_unmatched = \"reset\"", "\"none\""]);
     key("port = \"af_xdp\"\nhost_ping = true", &["interface[0].host_ping = true", "\"firewall\""]);
     key("take = \"firewall\"", &["interface[0].take = \"firewall\"", "only with port \"af_xdp\""]);
     let auto = "port = \"auto\"\ntake = \"firewall\"";
@@ -207,7 +209,7 @@ fn the_effective_settings_are_a_file_that_gives_the_same() {
     let full = "[control]\nsocket = \"/tmp/s\"\nmode = \"0600\"\ngroup = 0\n\
                 [worker]\ncpu = 1\nbusy_poll = true\n\
                 [[interface]]\nname = \"w0\"\nport = \"wire\"\naddresses = [\"10.0.0.1/24\"]\n\
-                gateways = [\"10.0.0.254\"]\nhost_ports = [\"tcp/22\"]\nmtu = 1400\n\
+                gateways = [\"10.0.0.254\"]\nhost_ports = [\"tcp/22\"]\nmtu = 1400\non_unmatched = \"unreachable\"\n\
                 mac = \"02:00:00:00:00:01\"\n\
                 [[policy]]\ngid = \"root\"\nmode = \"shared\"\ngroup = \"g\"\n\
                 own_addresses = [\"10.0.0.7\"]\naddresses = []\n";

@@ -469,6 +469,7 @@ pub(super) fn opened(
         behind: Behind::Kernel,
         cut_through: interface.cut_through,
         kernel_hears: kernel_hears.to_vec(),
+        unmatched: interface.on_unmatched,
     };
     let specs = queues.into_iter().map(spec).collect();
     Opened { specs, addresses, kept: Kept::default() }

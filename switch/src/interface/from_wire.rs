@@ -6,6 +6,7 @@ use super::recent::{Key, Origin, Way};
 use super::stations::Side;
 use super::steer::Steered;
 use crate::classify::{Classified, classify, classify_plain};
+use crate::config::Unmatched;
 use crate::deliver::Deliver;
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
@@ -105,6 +106,9 @@ impl Interface {
                 }
             }
             Steered::Early(key) => return self.keep(deliver, frame, key, Side::Wire, now),
+            Steered::Drop(DropReason::NoReceiver) if self.unmatched != Unmatched::Drop => {
+                self.refuse(deliver, frame, &seen, now);
+            }
             Steered::Drop(reason) => deliver.drop_frame(frame, reason),
         }
         self.let_follow(deliver, &seen, now);

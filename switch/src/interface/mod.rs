@@ -30,8 +30,10 @@ pub(crate) use stations::Stations;
 
 use crate::answer::{advertisement, arp_reply};
 use crate::classify::{Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, Protocol};
+use crate::config::Unmatched;
 use crate::deliver::Deliver;
 use crate::net::guard::Pass;
+use crate::refusal::{Bucket, LONGEST, is_elsewhere, refusal};
 use crate::steer::{FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
@@ -56,6 +58,10 @@ pub(crate) struct Interface {
     pub(crate) host: Option<Outlet>,
     /// What the kernel hears on the interface itself, so that it must not get it a second time.
     pub(crate) kernel_hears: Vec<Pass>,
+    /// What whoever sends to a port that nobody has hears.
+    pub(crate) unmatched: Unmatched,
+    /// How much the switch may say to such.
+    pub(crate) answers: Bucket,
     /// Whether frames may go from port to port where they lie.
     pub(crate) cut_through: bool,
     /// Where the stations of the two networks are, if there is one behind the host port.
@@ -94,6 +100,47 @@ impl Interface {
                 None
             }
         }
+    }
+
+    /// A frame from the wire that nobody receives, which may be answered.
+    #[cold]
+    fn refuse(&mut self, deliver: &mut Deliver, frame: Frame, seen: &Classified, now: Time) {
+        let mut bytes = [0; LONGEST];
+        let Some(length) = self.refusal(deliver, &frame, seen, &mut bytes) else {
+            return deliver.drop_frame(frame, DropReason::NoReceiver);
+        };
+        if !self.answers.take(now) {
+            return deliver.drop_frame(frame, DropReason::TooManyAnswers);
+        }
+        let answer = deliver.pool.alloc();
+        deliver.consume(frame);
+        deliver.totals.generated += 1;
+        let Some(mut answer) = answer else {
+            return deliver.totals.dropped.add(DropReason::NoSlot, 1);
+        };
+        if deliver.pool.fill(&mut answer, bytes.get(..length).unwrap_or_default()) {
+            self.wire.push(deliver, answer, now);
+        } else {
+            deliver.drop_frame(answer, DropReason::NoSlot);
+        }
+    }
+
+    /// Writes the answer to a frame that nobody receives; returns its length, if there is one.
+    fn refusal(
+        &self,
+        deliver: &Deliver,
+        frame: &Frame,
+        seen: &Classified,
+        answer: &mut [u8; LONGEST],
+    ) -> Option<usize> {
+        let Payload::Ip(packet) = &seen.payload else { return None };
+        let is_ours = self.table.is_local(packet.flow.destination);
+        let is_honest = is_elsewhere(seen, self.mac) && !self.table.is_local(packet.flow.source);
+        if !is_ours || !is_honest {
+            return None;
+        }
+        let bytes = deliver.pool.bytes(frame);
+        refusal(self.unmatched, seen, bytes, frame.offload(), self.frame_limit, answer)
     }
 
     /// A frame from the wire for the kernel, which may have heard it there already.

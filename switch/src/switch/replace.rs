@@ -70,7 +70,7 @@ impl Switch {
         let number = usize::from(interface.0);
         let place = interfaces.get_mut(number).ok_or(SwitchError::NoInterface(interface))?;
         // Addresses, and what lies behind, are configured and so the same.
-        let InterfaceSpec { mac, mtu, wire, host, kernel_hears, cut_through, .. } = spec;
+        let InterfaceSpec { mac, mtu, wire, host, kernel_hears, cut_through, unmatched, .. } = spec;
         let claimed = wire.claimed_ports();
         install(&mut place.wire, wire, deliver);
         if let Some(ports) = claimed {
@@ -84,6 +84,7 @@ impl Switch {
         }
         (place.mac, place.frame_limit) = (mac, usize::from(mtu) + 14);
         (place.kernel_hears, place.cut_through) = (kernel_hears, cut_through);
+        place.unmatched = unmatched;
         // What was decided for the address before does not hold for this one.
         place.recent = Recent::new(seed.wrapping_add(u64::from(interface.0)).rotate_left(32));
         Ok(())

@@ -24,3 +24,4 @@ mod replaced;
 mod sleep;
 mod spoofing;
 mod unfinished;
+mod unmatched;

@@ -23,6 +23,7 @@ fn spec(link: Mac) -> (InterfaceSpec, [Hand; 2]) {
         behind: usnet_switch::switch::Behind::Kernel,
         cut_through: true,
         kernel_hears: Vec::new(),
+        unmatched: usnet_switch::config::Unmatched::Drop,
     };
     (spec, [outside, kernel])
 }

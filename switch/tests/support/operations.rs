@@ -15,6 +15,7 @@ use usnet_shmring::descriptor::RawDescriptor;
 use usnet_shmring::layout::Word;
 use usnet_shmring::ledger::SessionId;
 use usnet_switch::classify::{Mac, Payload, classify};
+use usnet_switch::config::Unmatched;
 use usnet_switch::switch::{Behind, Event};
 
 /// Clients in the world.
@@ -95,6 +96,7 @@ impl World {
             // Sometimes so few that they run out.
             port_slots: if shape & 8 == 0 { 512 } else { 48 },
             split: shape & 32 != 0,
+            unmatched: if shape & 64 == 0 { Unmatched::Drop } else { Unmatched::Unreachable },
         };
         let is_bump = options.behind == Behind::Network;
         Self { rig: Rig::with(options), clients: Default::default(), scribbled: false, is_bump }

@@ -11,6 +11,7 @@ use usnet_shmring::pool::Pool;
 use usnet_shmring::queues::{ClientQueues, DaemonQueues};
 use usnet_shmring::region::{Region, Writer};
 use usnet_switch::classify::{Mac, Protocol};
+use usnet_switch::config::Unmatched;
 use usnet_switch::net::guard::Pass;
 use usnet_switch::port::Port;
 use usnet_switch::session::InterfaceId;
@@ -34,6 +35,7 @@ pub(crate) struct Options {
     pub(crate) port_slots: u32,
     /// Ports send the rest of long frames from clients' slots, with or without a group.
     pub(crate) split: bool,
+    pub(crate) unmatched: Unmatched,
 }
 
 impl Default for Options {
@@ -46,6 +48,7 @@ impl Default for Options {
             interfaces: 1,
             port_slots: 512,
             split: false,
+            unmatched: Unmatched::Drop,
         }
     }
 }
@@ -223,6 +226,7 @@ impl Rig {
                 behind: options.behind,
                 cut_through: options.cut_through,
                 kernel_hears: if options.host_sees_arp { Pass::NEIGHBOURS.into() } else { vec![] },
+                unmatched: options.unmatched,
             };
             assert_eq!(switch.add_interface(spec).unwrap(), InterfaceId(n));
         }

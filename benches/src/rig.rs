@@ -263,6 +263,7 @@ pub fn rig_over(
                 exclusive: Vec::new(),
                 wake: Some(wake),
                 flow_quota: 16,
+                groups: Vec::new(),
             })
             .map_err(say("attach"))?;
         let port = PORTS.get(usize::from(number)).copied().unwrap_or(0);

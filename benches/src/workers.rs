@@ -189,6 +189,7 @@ fn attach(
             exclusive: Vec::new(),
             wake: Some(share.wake),
             flow_quota: 16,
+            groups: Vec::new(),
             offload: false,
         };
         switch.attach(spec).map_err(say("attach"))?;

@@ -29,6 +29,7 @@ mod vet;
 mod answer;
 mod deliver;
 mod interface;
+mod membership;
 pub mod offload;
 mod refusal;
 

@@ -1,10 +1,12 @@
 //! One attached client as its worker sees it: rings, homes, and what it may say.
 
 use crate::classify::{Address, Flow};
+use crate::config::Network;
 use crate::stats::SessionCounters;
 use crate::steer::Table;
 use crate::time::Time;
 use crate::verdict::Receiver;
+use crate::vet::is_group_address;
 use rustix::net::SendFlags;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -47,6 +49,8 @@ pub struct SessionSpec {
     pub wake: Option<OwnedFd>,
     /// Flows that may be learned for it at one time.
     pub flow_quota: u32,
+    /// Groups that it may join.
+    pub groups: Vec<Network>,
     /// Whether it has agreed on frames that are not finished.
     pub offload: bool,
 }
@@ -76,6 +80,8 @@ pub(crate) struct Session {
     pub(crate) group: Option<GroupId>,
     pub(crate) addresses: Vec<Address>,
     pub(crate) exclusive: Vec<Address>,
+    /// Groups that it may join.
+    pub(crate) groups: Vec<Network>,
     pub(crate) waker: Waker,
     /// Flows that were learned for it, oldest first; at most its quota, for which there is room.
     pub(crate) learned: VecDeque<Flow>,
@@ -117,6 +123,11 @@ impl Session {
     #[inline]
     pub(crate) fn holds_too_many(&self) -> bool {
         self.receive.is_none() && self.held >= 2 * self.queues.rx.capacity()
+    }
+
+    /// Whether it may join this group.
+    pub(crate) fn may_join(&self, group: Address) -> bool {
+        is_group_address(group) && self.groups.iter().any(|some| some.contains(group.to_ip()))
     }
 
     #[inline]

@@ -89,6 +89,8 @@ pub struct InterfaceSnapshot {
     pub flows: usize,
     /// Attached clients.
     pub clients: usize,
+    /// Groups that clients have joined; one that several have joined counts for each.
+    pub groups: usize,
 }
 
 impl InterfaceSnapshot {
@@ -100,6 +102,7 @@ impl InterfaceSnapshot {
             host: interface.host.as_ref().map(|host| PortSnapshot::of(host, cuts)),
             flows: interface.table.flows(),
             clients: interface.clients.len(),
+            groups: interface.table.groups.len(),
         }
     }
 
@@ -110,6 +113,7 @@ impl InterfaceSnapshot {
         }
         self.flows += other.flows;
         self.clients = self.clients.max(other.clients);
+        self.groups = self.groups.max(other.groups);
     }
 }
 

@@ -285,6 +285,7 @@ impl Switch {
         }
         let group = spec.group.filter(|_| receive.is_none());
         let flow_quota = spec.flow_quota as usize;
+        let joins_nothing = spec.groups.is_empty();
         let session = Session {
             id,
             interface: spec.interface,
@@ -299,6 +300,7 @@ impl Switch {
                 .chain(exclusive.clone())
                 .collect(),
             exclusive,
+            groups: spec.groups,
             waker: Waker(spec.wake),
             learned: VecDeque::with_capacity(flow_quota.min(EXACT_FLOWS)),
             flow_quota: flow_quota.min(EXACT_FLOWS),
@@ -309,6 +311,9 @@ impl Switch {
         };
         if let Err(session) = self.deliver.insert(Box::new(session)) {
             return Err(SwitchError::SessionNumber(session.id));
+        }
+        if !joins_nothing {
+            interface.table.groups.expect(interface.clients.len() + 1);
         }
         interface.clients.push(id);
         interface.table.admit(id);

@@ -96,7 +96,8 @@ drop_reasons! {
     ToSelf => "to_self",
     /// Longer than the interface allows.
     TooLong => "too_long",
-    /// The table of learned flows is full, or the client's share of it is used up.
+    /// The table of learned flows is full, or the client's share of it is used up, or of groups that it may
+    /// have joined.
     TableFull => "table_full",
     /// A later piece of a datagram, the first of which did not come in time.
     PieceAlone => "piece_alone",

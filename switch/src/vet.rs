@@ -2,12 +2,13 @@
 //!
 //! A client may send from its link address, its network addresses and the ports that it holds; ask
 //! for neighbours; answer pings for an address that is its alone; report errors about what was sent
-//! to it. Everything else (tags, other protocols' control frames, router advertisements, DHCP
+//! to it; report which of the groups that its policy names it has joined. Everything else (tags, other protocols' control frames, router advertisements, DHCP
 //! service) is refused: what is not named here is not permitted.
 
 use crate::classify::{
     Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Payload, Plain,
 };
+use crate::membership::{is_of_groups, report};
 use crate::session::Session;
 use crate::steer::{DatagramKey, FlowIndex, FragmentTable, Table};
 use crate::time::Time;
@@ -70,10 +71,32 @@ pub(crate) fn vet(
             {
                 return Err(DropReason::SpoofedMac);
             }
+            if is_of_groups(packet) {
+                return vet_report(session, packet, frame.destination, head);
+            }
             vet_ip(session, table, sent, packet, now)
         }
         Payload::Arp(arp) => vet_arp(session, mac, arp),
         Payload::Eapol | Payload::Other(_) => Err(DropReason::NotPermitted),
+    }
+}
+
+/// A report of groups, all of which the session may join.
+fn vet_report(
+    session: &Session,
+    packet: &IpPacket,
+    destination: Mac,
+    head: &[u8],
+) -> Result<Vetted, DropReason> {
+    let source = packet.flow.source;
+    // Whoever has no address that serves for it reports as nobody (RFC 3376, 4.2.13; RFC 3590).
+    if !session.owns(source) && !source.to_ip().is_unspecified() {
+        return Err(DropReason::SpoofedAddress);
+    }
+    let is_whole = packet.fragment == Fragment::Whole;
+    match report(packet, destination, head).filter(|_| is_whole) {
+        Some(report) if report.groups().all(|group| session.may_join(group)) => Ok(Vetted::Plain),
+        _ => Err(DropReason::NotPermitted),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::classify::Mac;
 use crate::port::af_xdp::BusyPoll;
 use core::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 use usnet_shmring::arena::{SEGMENT_SLOTS, SlotSize};
@@ -150,6 +150,7 @@ fn built_in() -> impl Iterator<Item = Policy> {
         group: None,
         addresses: None,
         own_addresses: Vec::new(),
+        groups: all_groups().to_vec(),
         services: Services::any(),
         quota: Quota {
             sessions: SessionId::LIMIT.into(),
@@ -539,6 +540,7 @@ fn check_policy(
         group,
         addresses,
         own_addresses,
+        groups,
         ports,
         quota,
     } = raw;
@@ -593,6 +595,7 @@ fn check_policy(
             .as_ref()
             .map(|texts| problems.list(&format!("{key}.addresses"), texts, ADDRESS)),
         own_addresses: own,
+        groups: check_groups(&format!("{key}.groups"), groups, problems),
         services: match ports {
             None => {
                 let services = Services::unprivileged();
@@ -603,6 +606,40 @@ fn check_policy(
         },
         quota: check_quota(&format!("{key}.quota"), quota, memory, problems),
     }
+}
+
+/// Every group of both families.
+fn all_groups() -> [Network; 2] {
+    let groups = [
+        (Ipv4Addr::new(224, 0, 0, 0).into(), 4),
+        (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+    ];
+    groups.map(|(address, prefix)| Network::new(address, prefix).unwrap_or(Network::host(address)))
+}
+
+fn check_groups(key: &str, texts: &[String], problems: &mut Problems) -> Vec<Network> {
+    let mut groups = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        if text == "any" {
+            groups.extend(all_groups());
+            continue;
+        }
+        let network = text.parse().or_else(|_| text.parse().map(Network::host));
+        let is_of_groups = |network: &Network| {
+            all_groups()
+                .iter()
+                .any(|all| all.contains(network.address()) && network.prefix() >= all.prefix())
+        };
+        match network.ok().filter(is_of_groups) {
+            Some(network) => groups.push(network),
+            None => problems.add(
+                format_args!("{key}[{index}]"),
+                quoted(text),
+                "must be \"any\", a group, or groups with one prefix, as \"239.1.0.0/16\" or \"ff15::/16\"",
+            ),
+        }
+    }
+    groups
 }
 
 fn check_quota(key: &str, raw: &RawQuota, memory: &Memory, problems: &mut Problems) -> Quota {

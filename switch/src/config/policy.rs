@@ -1,6 +1,6 @@
 //! Who may attach, and to what.
 
-use super::{Services, Sharing};
+use super::{Network, Services, Sharing};
 use std::net::IpAddr;
 
 /// Who a connected process is, by the kernel's word.
@@ -69,6 +69,8 @@ pub struct Policy {
     pub addresses: Option<Vec<IpAddr>>,
     /// Addresses of which every session gets one of each family for itself alone.
     pub own_addresses: Vec<IpAddr>,
+    /// Groups that may be joined.
+    pub groups: Vec<Network>,
     /// Ports that may be claimed.
     pub services: Services,
     /// Limits.

@@ -325,6 +325,8 @@ pub(super) struct RawPolicy {
     pub(super) addresses: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) own_addresses: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) groups: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ports: Option<Vec<String>>,
     #[serde(default)]

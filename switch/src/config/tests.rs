@@ -177,6 +177,12 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
         "[[policy]]\nany = true\nown_addresses = [\"224.0.0.1\"]",
         &["policy[0].own_addresses[0] = 224.0.0.1", "unicast"],
     );
+    for wrong in ["10.0.0.1", "224.0.0.0/3", "ff00::/7", "fe80::1", "224.0.0.1/33", "all"] {
+        key(
+            &format!("[[policy]]\nany = true\ngroups = [\"any\", \"{wrong}\"]"),
+            &[&format!("policy[0].groups[1] = \"{wrong}\""), "a group"],
+        );
+    }
 }
 
 #[test]
@@ -212,7 +218,8 @@ fn the_effective_settings_are_a_file_that_gives_the_same() {
                 gateways = [\"10.0.0.254\"]\nhost_ports = [\"tcp/22\"]\nmtu = 1400\non_unmatched = \"unreachable\"\n\
                 mac = \"02:00:00:00:00:01\"\n\
                 [[policy]]\ngid = \"root\"\nmode = \"shared\"\ngroup = \"g\"\n\
-                own_addresses = [\"10.0.0.7\"]\naddresses = []\n";
+                own_addresses = [\"10.0.0.7\"]\naddresses = []\n\
+                groups = [\"224.0.0.251\", \"ff15::/16\", \"any\"]\n";
     let bump = &format!("{ONE}host = {{ interface = \"eth2\" }}\nhost_ports = [\"tcp/22\"]\n");
     for text in [ONE, full, bump] {
         let config = parse(text).unwrap();

@@ -12,9 +12,10 @@ use super::recall::{Basis, LONG_AGO};
 use super::recent::{Key, Origin, Way};
 use super::steer::{Answer, Steered};
 use crate::classify::{
-    Flow, Icmp, IpKind, IpPacket, Payload, Plain, classify_head, classify_plain,
+    Classified, Flow, Icmp, IpKind, IpPacket, Payload, Plain, classify_head, classify_plain,
 };
 use crate::deliver::{Deliver, Sent};
+use crate::membership::{is_of_groups, report};
 use crate::offload::{Unfit, judge};
 use crate::port::Burst;
 use crate::session::Session;
@@ -147,11 +148,33 @@ impl Interface {
         if let Vetted::Learn(flow) = vet(from, *mac, table, sent_fragments, &seen, head, now)? {
             self.learn(from, flow, now)?;
         }
+        if let Payload::Ip(packet) = &seen.payload
+            && is_of_groups(packet)
+        {
+            self.enter(from, packet, &seen, head, now)?;
+        }
         if seen.destination == self.mac {
             let steered = self.steer(&seen, now);
             return way_here(steered, from.id);
         }
         Ok(if seen.destination.is_group() { Way::Group } else { Way::Wire })
+    }
+
+    /// Enters what a client's report says before it leaves.
+    #[cold]
+    fn enter(
+        &mut self,
+        from: &Session,
+        packet: &IpPacket,
+        seen: &Classified,
+        head: &[u8],
+        now: Time,
+    ) -> Result<(), DropReason> {
+        let report = report(packet, seen.destination, head).ok_or(DropReason::NotPermitted)?;
+        let groups = &mut self.table.groups;
+        groups.join(report.joined(), from.id, now).map_err(|_| DropReason::TableFull)?;
+        report.left().for_each(|group| groups.leave(group, from.id));
+        Ok(())
     }
 
     /// Enters a learned flow before the frame that taught it leaves.
@@ -240,7 +263,7 @@ impl Interface {
         };
         deliver.complete(from, sent.frame);
         let is_question = matches!(&seen.payload, Payload::Arp(_))
-            || matches!(&seen.payload, Payload::Ip(p) if matches!(p.kind, IpKind::Icmp(_)));
+            || matches!(&seen.payload, Payload::Ip(p) if matches!(p.kind, IpKind::Icmp(_) | IpKind::Igmp));
         if !is_question && let Some(local) = deliver.duplicate(&copy) {
             self.to_audience(deliver, local, &seen, Some(from.id), true, now);
         }

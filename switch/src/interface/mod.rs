@@ -32,6 +32,7 @@ use crate::answer::{advertisement, arp_reply};
 use crate::classify::{Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, Protocol};
 use crate::config::Unmatched;
 use crate::deliver::Deliver;
+use crate::membership::{is_of_groups, question};
 use crate::net::guard::Pass;
 use crate::refusal::{Bucket, LONGEST, is_elsewhere, refusal};
 use crate::steer::{FragmentTable, Table};
@@ -175,10 +176,16 @@ impl Interface {
         let is_link = !matches!(&seen.payload, Payload::Ip(packet)
             if !matches!(packet.kind, IpKind::Icmp(Icmp::NeighborAdvertisement { .. })));
         let host = host && self.host.is_some();
+        let about_groups = self.hear_question(deliver.pool.bytes(&frame), seen, now);
         let mut last: Option<SessionId> = None;
         for id in &self.clients {
+            let cares = match about_groups {
+                // Other hosts' reports would keep a client from sending its own, which the switch needs.
+                Some(is_question) => is_question && self.table.groups.has_any(*id),
+                None => self.cares(*id, seen, is_link, now),
+            };
             if except != Some(*id)
-                && self.cares(*id, seen, is_link)
+                && cares
                 && let Some(receiver) = last.replace(*id)
                 && let Some(copy) = deliver.duplicate(&frame)
             {
@@ -197,10 +204,29 @@ impl Interface {
         }
     }
 
-    /// Whether a client wants a group frame: neighbour answers always, datagrams to ports that it
-    /// holds at any address.
-    fn cares(&self, id: SessionId, seen: &Classified, is_link: bool) -> bool {
+    /// Whether a frame is about groups, and if so whether it is a router's question, which is noted.
+    fn hear_question(&mut self, bytes: &[u8], seen: &Classified, now: Time) -> Option<bool> {
+        let Payload::Ip(packet) = &seen.payload else { return None };
+        if !is_of_groups(packet) {
+            return None;
+        }
+        let asked = question(packet, bytes);
+        if let Some(group) = asked {
+            let is_v4 = packet.flow.protocol == Protocol::IGMP;
+            self.table.groups.ask(group, is_v4, now);
+        }
+        Some(asked.is_some())
+    }
+
+    /// Whether a client wants a group frame: neighbour answers always, what goes to a group that it
+    /// has joined, and datagrams to ports that it holds at any address.
+    fn cares(&self, id: SessionId, seen: &Classified, is_link: bool, now: Time) -> bool {
         if is_link {
+            return true;
+        }
+        if let Payload::Ip(packet) = &seen.payload
+            && self.table.groups.has(packet.flow.destination, id, now)
+        {
             return true;
         }
         match &seen.payload {

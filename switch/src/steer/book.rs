@@ -16,13 +16,14 @@
 //! - A flow is in the book before the frame that taught it leaves. A reader sees the book as of the
 //!   generation that it names: no newer entry, so that one burst is judged by one state of the rules.
 
+use super::groups::Roll;
 use crate::classify::{Address, Flow};
 use crate::verdict::{Receiver, ReceiverCode};
 use core::hash::{BuildHasher, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use crossbeam_utils::CachePadded;
 use foldhash::fast::FixedState;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const WAYS: usize = 4;
 /// Words of a flow: two addresses, and one for protocol and ports.
@@ -145,6 +146,7 @@ pub struct Book {
     /// Grows with every flow that comes, from 1; its low half is what entries carry.
     generation: CachePadded<AtomicU64>,
     writer: CachePadded<Mutex<()>>,
+    roll: Arc<Roll>,
 }
 
 impl core::fmt::Debug for Book {
@@ -163,7 +165,13 @@ impl Book {
             hash: FixedState::with_seed(seed),
             generation: CachePadded::new(AtomicU64::new(1)),
             writer: CachePadded::new(Mutex::new(())),
+            roll: Arc::default(),
         }
+    }
+
+    /// Who has joined which groups.
+    pub(super) fn roll(&self) -> Arc<Roll> {
+        Arc::clone(&self.roll)
     }
 
     /// Which state of the book this is. Whoever asks after a frame has arrived sees all that was

@@ -16,6 +16,7 @@ pub mod book;
 mod claimed;
 mod exact;
 mod fragment;
+mod groups;
 mod ports;
 mod shared;
 
@@ -30,6 +31,7 @@ use crate::time::Time;
 use crate::verdict::Receiver;
 use book::{Book, WorkerId};
 use claimed::Claims;
+use groups::Groups;
 use ports::PortMap;
 use shared::Shared;
 use std::sync::Arc;
@@ -99,6 +101,8 @@ pub struct Table {
     changes: u64,
     /// What the other workers of the interface learn, if there are any.
     shared: Option<Shared>,
+    /// Which clients have joined which groups.
+    pub(crate) groups: Groups,
     /// From which ports that nobody holds flows may be learned; `None`: from any.
     flow_ports: Option<Services>,
 }
@@ -135,6 +139,7 @@ impl Table {
             claims: None,
             changes: 1,
             shared: None,
+            groups: Groups::default(),
             flow_ports: None,
         }
     }
@@ -152,6 +157,7 @@ impl Table {
 
     /// Learns together with the other workers of the interface from now on.
     pub fn share(&mut self, book: Arc<Book>, worker: WorkerId) {
+        self.groups.share(book.roll());
         self.shared = Some(Shared::new(book, worker));
     }
 
@@ -160,6 +166,7 @@ impl Table {
     pub(crate) fn look_around(&mut self) {
         if let Some(shared) = &mut self.shared {
             shared.look();
+            self.groups.look();
         }
     }
 
@@ -493,6 +500,9 @@ impl Table {
         self.changes += 1;
         if let (Some(shared), Receiver::Client(session)) = (&mut self.shared, receiver) {
             shared.admit(session, false);
+        }
+        if let Receiver::Client(session) = receiver {
+            self.groups.forget(session);
         }
         for map in self.locals.iter_mut().flat_map(|l| l.ports.iter_mut().flatten()) {
             map.forget(receiver);

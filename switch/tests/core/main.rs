@@ -15,6 +15,7 @@ mod bump;
 mod conservation;
 mod control_frames;
 mod fairness;
+mod groups;
 mod hostile;
 mod lookup;
 mod modes;

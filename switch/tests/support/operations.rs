@@ -15,7 +15,7 @@ use usnet_shmring::descriptor::RawDescriptor;
 use usnet_shmring::layout::Word;
 use usnet_shmring::ledger::SessionId;
 use usnet_switch::classify::{Mac, Payload, classify};
-use usnet_switch::config::Unmatched;
+use usnet_switch::config::{Network, Unmatched};
 use usnet_switch::switch::{Behind, Event};
 
 /// Clients in the world.
@@ -191,6 +191,7 @@ impl World {
             2 => Mode::Shared,
             _ => Mode::Group(1),
         };
+        let groups = Network::new(ip("224.0.0.0"), 4).expect("a prefix");
         let attach = Attach {
             id: who,
             interface,
@@ -198,6 +199,7 @@ impl World {
             addresses,
             exclusive,
             quota: u32::from(input.below(8)),
+            groups: if shape & 16 == 0 { Vec::new() } else { vec![groups] },
             capacity: 64,
             transmit: 32,
             receive: 32,

@@ -11,7 +11,7 @@ use usnet_shmring::pool::Pool;
 use usnet_shmring::queues::{ClientQueues, DaemonQueues};
 use usnet_shmring::region::{Region, Writer};
 use usnet_switch::classify::{Mac, Protocol};
-use usnet_switch::config::Unmatched;
+use usnet_switch::config::{Network, Unmatched};
 use usnet_switch::net::guard::Pass;
 use usnet_switch::port::Port;
 use usnet_switch::session::InterfaceId;
@@ -83,6 +83,8 @@ pub(crate) struct Attach {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) exclusive: Vec<IpAddr>,
     pub(crate) quota: u32,
+    /// Groups that it may join.
+    pub(crate) groups: Vec<Network>,
     pub(crate) capacity: u32,
     pub(crate) transmit: u32,
     pub(crate) receive: u32,
@@ -99,6 +101,7 @@ impl Default for Attach {
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             exclusive: Vec::new(),
             quota: 64,
+            groups: Vec::new(),
             capacity: 128,
             transmit: 64,
             receive: 128,
@@ -289,6 +292,7 @@ impl Rig {
             exclusive: attach.exclusive.clone(),
             wake: Some(ours),
             flow_quota: attach.quota,
+            groups: attach.groups.clone(),
         };
         (spec, client)
     }

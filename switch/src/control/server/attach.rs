@@ -215,6 +215,7 @@ fn build(
             exclusive: addresses.own.clone(),
             wake: Some(own.wake),
             flow_quota: policy.quota.flows,
+            groups: policy.groups.clone(),
             offload: features & features::UNFINISHED != 0,
         };
         (spec, own.kick)

@@ -15,7 +15,7 @@ mod replace;
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::config::{Services, Unmatched};
 use crate::deliver::{Deliver, Sent, tx_budget};
-use crate::interface::{Early, Interface, Outlet, Recent, Stations};
+use crate::interface::{ECHOES, Early, Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
 use crate::port::netmap::Glimpses;
 use crate::port::{BURST, Burst, Port};
@@ -206,6 +206,7 @@ impl Switch {
             table,
             sent_fragments: FragmentTable::new(!seed),
             early: Early::new(),
+            echoes: VecDeque::with_capacity(ECHOES),
             recent: Recent::new(seed.rotate_left(32)),
             wire: Outlet::new(spec.wire, &mut self.deliver.pool),
             host: spec.host.map(|port| Outlet::new(port, &mut self.deliver.pool)),

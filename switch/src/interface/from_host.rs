@@ -2,11 +2,14 @@
 
 use super::Interface;
 use super::steer::{Answer, Steered};
-use crate::classify::{Classified, Mac, classify, classify_plain};
+use crate::classify::{Classified, Icmp, IpKind, IpPacket, Mac, Payload, classify, classify_plain};
 use crate::deliver::Deliver;
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use usnet_shmring::pool::Frame;
+
+/// Echo requests of the kernel whose answers are kept for it at one time.
+pub(crate) const ECHOES: usize = 256;
 
 impl Interface {
     /// A frame that came in on the host port.
@@ -22,6 +25,7 @@ impl Interface {
             Ok(seen) => seen,
             Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),
         };
+        self.note_question(&seen, now);
         if seen.destination == self.mac && self.mac != Mac::default() {
             return match self.steer(&seen, now) {
                 Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
@@ -49,6 +53,29 @@ impl Interface {
             }
         }
         self.wire.push(deliver, frame, now);
+    }
+
+    /// Learns whose the answers to an echo request of the kernel are, so that no client takes them by asking
+    /// with the same identifier. Of more than [`ECHOES`] that are under way it is not learned.
+    fn note_question(&mut self, seen: &Classified, now: Time) {
+        let Payload::Ip(IpPacket { kind: IpKind::Icmp(Icmp::EchoRequest), flow, .. }) =
+            &seen.payload
+        else {
+            return;
+        };
+        let (answer, table) = (flow.reversed(), &mut self.table);
+        if !table.is_local(flow.source) || table.exact(&answer, now).is_some() {
+            return;
+        }
+        if self.echoes.len() >= ECHOES
+            && let Some(oldest) = self.echoes.pop_front()
+            && !table.retire(&oldest, Receiver::Host, now)
+        {
+            return self.echoes.push_back(oldest);
+        }
+        if table.learn(answer, Receiver::Host, now).is_ok() {
+            self.echoes.push_back(answer);
+        }
     }
 
     /// Whether a frame of `length` bytes that the kernel sent and that begins with `head` goes to the wire

@@ -24,6 +24,7 @@ mod stations;
 mod steer;
 
 pub(crate) use early::Early;
+pub(crate) use from_host::ECHOES;
 pub(crate) use outlet::Outlet;
 pub(crate) use recent::Recent;
 pub(crate) use stations::Stations;
@@ -38,6 +39,7 @@ use crate::refusal::{Bucket, LONGEST, is_elsewhere, refusal};
 use crate::steer::{FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
+use std::collections::VecDeque;
 use steer::Answer;
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::Frame;
@@ -53,6 +55,8 @@ pub(crate) struct Interface {
     pub(crate) sent_fragments: FragmentTable<SessionId>,
     /// Pieces that wait for the first of their datagram.
     pub(crate) early: Early,
+    /// Answers to echo requests of the kernel, oldest first; there is room for all.
+    pub(crate) echoes: VecDeque<Flow>,
     /// What was decided a moment ago.
     pub(crate) recent: Recent,
     pub(crate) wire: Outlet,

@@ -4,7 +4,7 @@ use crate::support::frames::*;
 use crate::support::rig::Fate::{Client, Consumed, Dropped, Host, Wire};
 use crate::support::rig::{Attach, Options, Rig};
 use usnet_switch::classify::{Icmp, IpKind, Mac, Payload, classify};
-use usnet_switch::verdict::DropReason::{NoReceiver, ToSelf};
+use usnet_switch::verdict::DropReason::{NoReceiver, SpoofedPort, ToSelf};
 
 const FAMILIES: [(&str, &str); 2] = [("10.0.0.1", "10.0.0.9"), ("fd00::1", "fd00::9")];
 
@@ -76,6 +76,39 @@ fn an_echo_reply_reaches_only_who_asked() {
         assert_eq!(rig.arrives(&inward(them, us).echo_reply(79)), [Host], "the kernel's own");
         let other = if us.contains(':') { "fd00::8" } else { "10.0.0.8" };
         assert_eq!(rig.arrives(&inward(other, us).echo_reply(77)), [Host], "not asked");
+    }
+}
+
+#[test]
+fn an_echo_identifier_that_another_uses_towards_the_same_host_is_refused() {
+    for (us, them) in FAMILIES {
+        let mut rig = Rig::new();
+        rig.attach_plain(1);
+        rig.attach_plain(2);
+        let other = if us.contains(':') { "fd00::8" } else { "10.0.0.8" };
+        assert_eq!(rig.sends(1, &outward(us, them).echo_request(77)), [Wire]);
+        assert_eq!(rig.host_sends(&outward(us, them).echo_request(99)), [Wire]);
+        for id in [77, 99] {
+            let taken = outward(us, them).echo_request(id);
+            assert_eq!(rig.sends(2, &taken), [Dropped(SpoofedPort)], "{id}");
+            assert_eq!(rig.sends(2, &outward(us, other).echo_request(id)), [Wire], "{id}");
+        }
+        assert_eq!(rig.arrives(&inward(them, us).echo_reply(77)), [Client(1)]);
+        assert_eq!(rig.arrives(&inward(them, us).echo_reply(99)), [Host]);
+        assert_eq!(rig.arrives(&inward(other, us).echo_reply(99)), [Client(2)]);
+        // Of the kernel's own, 256 at a time, until they have been idle.
+        for id in 1000..1255 {
+            assert_eq!(rig.host_sends(&outward(us, them).echo_request(id)), [Wire]);
+        }
+        let beyond = outward(us, them).echo_request(2000);
+        assert_eq!(rig.host_sends(&beyond), [Wire]);
+        assert_eq!(rig.sends(2, &beyond), [Wire], "it was not noted");
+        rig.now = rig.now + core::time::Duration::from_secs(120);
+        let late = outward(us, them).echo_request(2001);
+        assert_eq!(rig.host_sends(&late), [Wire]);
+        assert_eq!(rig.sends(2, &late), [Dropped(SpoofedPort)], "the oldest made room");
+        let freed = outward(us, them).echo_request(1000);
+        assert_eq!(rig.sends(2, &freed), [Wire], "which was looked at after the first");
     }
 }
 

@@ -101,3 +101,28 @@ fn links_between_documents_lead_somewhere() {
     }
     assert!(links > 0);
 }
+
+#[test]
+fn every_row_of_the_predecessor_is_there_once_and_its_tests_exist() {
+    let text = read("docs/predecessor-parity.md");
+    let numbers = first_cells(&text);
+    let expected: Vec<String> = (1..=66).map(|n| format!("U{n}")).collect();
+    assert_eq!(numbers, expected);
+    let mut tests = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ") && !line.contains("| tests |")) {
+        let named: Vec<_> = row.split('`').filter_map(|part| part.split_once(".rs::")).collect();
+        let is_open = row.contains("| open:");
+        assert!(is_open || !named.is_empty(), "what shows it? {row}");
+        for (file, test) in named {
+            let source = read(&format!("{file}.rs"));
+            let attribute = "#[test]";
+            let is_test = source.split(attribute).skip(1).any(|rest| {
+                let function = rest.split_once("fn ").map_or("", |(_, function)| function);
+                function.strip_prefix(test).is_some_and(|rest| rest.starts_with('('))
+            });
+            assert!(is_test, "no test {test} in {file}.rs");
+            tests += 1;
+        }
+    }
+    assert!(tests > 66);
+}

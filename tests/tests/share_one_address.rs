@@ -1,6 +1,7 @@
 //! The kernel's stack and client processes on one interface and one address, with real peers.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use usnet_tests::lab::{INSIDE, INSIDE6, find, number};
 use usnet_tests::steps::{Page, iperf3_both_ways, ping, run, spawn};
@@ -156,5 +157,47 @@ fn thousands_of_connections_begun_and_reset_leave_both_stacks_in_service() {
     if is_installed("ping", "iputils-ping") {
         run(lab.outside("ping", &["-c", "3", "-i", "0.1", "-W", "2", INSIDE]));
     }
+    lab.finish();
+}
+
+#[test]
+fn where_the_switch_says_so_a_kernel_is_refused_at_once_at_ports_that_nobody_has() {
+    if !is_installed("ip", "iproute2") {
+        return;
+    }
+    let Some(mut lab) = Lab::hosts() else { return };
+    // The addresses are the clients' alone: a kernel that had them would hear and answer, too.
+    run(lab.inside("ip", &["address", "flush", "dev", "sv0"]));
+    let addresses = format!("[\"{INSIDE}/24\", \"{INSIDE6}/64\"]");
+    lab.start_usnetd(&format!(
+        "host = \"none\"\naddresses = {addresses}\non_unmatched = \"unreachable\"\n"
+    ));
+    let _echo = lab.client("echo", &["--port", "7"], 7);
+    let refused = |error: std::io::Error| {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+    };
+    let outside = || {
+        for (inside, any) in [(INSIDE, "0.0.0.0:0"), (INSIDE6, "[::]:0")] {
+            let at = |port| {
+                format!("{inside}:{port}").parse().or_else(|_| format!("[{inside}]:{port}").parse())
+            };
+            let (closed, open): (SocketAddr, SocketAddr) =
+                (at(9).expect("an address"), at(7).expect("an address"));
+            let patience = Duration::from_secs(10);
+            // The client claims one protocol after the other, and is refused like anybody before.
+            let end = Instant::now() + patience;
+            while let Err(error) = TcpStream::connect_timeout(&open, patience) {
+                assert!(Instant::now() < end, "the client's port: {error}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            refused(TcpStream::connect_timeout(&closed, patience).expect_err("nobody's port"));
+            let socket = UdpSocket::bind(any).expect("a socket");
+            socket.set_read_timeout(Some(patience)).expect("a timeout");
+            socket.connect(closed).expect("a peer");
+            socket.send(b"anybody there?").expect("to send");
+            refused(socket.recv(&mut [0; 16]).expect_err("nobody's port"));
+        }
+    };
+    lab.outside.run(outside).expect("a namespace");
     lab.finish();
 }

@@ -4,8 +4,10 @@
 //! loses the datagram, never sends a piece to another receiver. A datagram's receiver is bound once:
 //! a second first fragment does not rebind it.
 
-use crate::classify::{Address, IpPacket, Protocol};
+use super::Table;
+use crate::classify::{Address, Fragment, IpPacket, Protocol};
 use crate::time::Time;
+use crate::verdict::Receiver;
 use core::hash::{BuildHasher, Hasher};
 use core::time::Duration;
 use foldhash::fast::FixedState;
@@ -104,6 +106,56 @@ impl<T: Copy> FragmentTable<T> {
                 *place = None;
             }
         }
+    }
+}
+
+/// Who receives a packet, or what has to be known first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// This one, or nobody.
+    Receiver(Option<Receiver>),
+    /// Whoever gets the first fragment of this datagram.
+    Early(DatagramKey),
+}
+
+impl Table {
+    /// Who receives an IP packet that arrives: as [`lookup`](Self::lookup), and later fragments go
+    /// where the first went. Whose a later fragment is whose first was not seen nobody knows.
+    #[inline]
+    pub fn receiver(&mut self, packet: &IpPacket, now: Time) -> Found {
+        Found::Receiver(match packet.fragment {
+            Fragment::Whole => self.lookup(&packet.flow, now),
+            Fragment::First { .. } => {
+                let receiver = self.lookup(&packet.flow, now);
+                self.lead(packet, receiver, now)
+            }
+            Fragment::Later { id } => {
+                let key = DatagramKey::of(packet, id);
+                match self.datagram(&key, now) {
+                    Some(bound) => bound,
+                    None => return Found::Early(key),
+                }
+            }
+        })
+    }
+
+    /// Whom the first fragment of a datagram was for, if it was seen.
+    pub(crate) fn datagram(&mut self, key: &DatagramKey, now: Time) -> Option<Option<Receiver>> {
+        self.fragments.get(key, now)
+    }
+
+    /// Who receives a packet that is for `receiver` by itself; if it is a first fragment, the later
+    /// ones follow. Nobody, if the first fragment of the same datagram was another receiver's: that
+    /// one must not see this, nor the other the rest.
+    pub fn lead(
+        &mut self,
+        packet: &IpPacket,
+        receiver: Option<Receiver>,
+        now: Time,
+    ) -> Option<Receiver> {
+        let Fragment::First { id } = packet.fragment else { return receiver };
+        let bound = self.fragments.bind(DatagramKey::of(packet, id), receiver, now);
+        receiver.filter(|_| bound == receiver)
     }
 }
 

@@ -23,9 +23,9 @@ mod shared;
 pub use claimed::{CLAIMED_BYTES, CLAIMED_PROTOCOLS, ClaimedPorts, PROTOCOL_BYTES};
 pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, IDLE, Refusal};
-pub use fragment::{DatagramKey, FragmentTable};
+pub use fragment::{DatagramKey, Found, FragmentTable};
 
-use crate::classify::{Address, Flow, Fragment, IpPacket, Protocol};
+use crate::classify::{Address, Flow, Protocol};
 use crate::config::Services;
 use crate::time::Time;
 use crate::verdict::Receiver;
@@ -105,15 +105,6 @@ pub struct Table {
     pub(crate) groups: Groups,
     /// From which ports that nobody holds flows may be learned; `None`: from any.
     flow_ports: Option<Services>,
-}
-
-/// Who receives a packet, or what has to be known first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// This one, or nobody.
-    Receiver(Option<Receiver>),
-    /// Whoever gets the first fragment of this datagram.
-    Early(DatagramKey),
 }
 
 /// What an answer rests on.
@@ -427,31 +418,6 @@ impl Table {
         (listener.or_else(|| local.default()), Source::Rules)
     }
 
-    /// Who receives an IP packet that arrives: as [`lookup`](Self::lookup), and later fragments go
-    /// where the first went. Whose a later fragment is whose first was not seen nobody knows.
-    #[inline]
-    pub fn receiver(&mut self, packet: &IpPacket, now: Time) -> Found {
-        Found::Receiver(match packet.fragment {
-            Fragment::Whole => self.lookup(&packet.flow, now),
-            Fragment::First { .. } => {
-                let receiver = self.lookup(&packet.flow, now);
-                self.lead(packet, receiver, now)
-            }
-            Fragment::Later { id } => {
-                let key = DatagramKey::of(packet, id);
-                match self.datagram(&key, now) {
-                    Some(bound) => bound,
-                    None => return Found::Early(key),
-                }
-            }
-        })
-    }
-
-    /// Whom the first fragment of a datagram was for, if it was seen.
-    pub(crate) fn datagram(&mut self, key: &DatagramKey, now: Time) -> Option<Option<Receiver>> {
-        self.fragments.get(key, now)
-    }
-
     /// Who gets what is for this address and matches no rule.
     #[must_use]
     pub fn fallback(&self, destination: Address) -> Option<Receiver> {
@@ -459,20 +425,6 @@ impl Table {
             Some(local) => local.default(),
             None => self.default,
         }
-    }
-
-    /// Who receives a packet that is for `receiver` by itself; if it is a first fragment, the later
-    /// ones follow. Nobody, if the first fragment of the same datagram was another receiver's: that
-    /// one must not see this, nor the other the rest.
-    pub fn lead(
-        &mut self,
-        packet: &IpPacket,
-        receiver: Option<Receiver>,
-        now: Time,
-    ) -> Option<Receiver> {
-        let Fragment::First { id } = packet.fragment else { return receiver };
-        let bound = self.fragments.bind(DatagramKey::of(packet, id), receiver, now);
-        receiver.filter(|_| bound == receiver)
     }
 
     /// Gives an idle learned flow of `receiver` up; as [`ExactTable::retire`].

@@ -283,9 +283,13 @@ fn a_gateway_that_is_killed_is_started_again_and_goes_with_usnetd() {
     wait_for(&gateway);
     let daemon = lab.usnetd().id();
     let path = format!("/proc/{daemon}/task/{daemon}/children");
+    // Another child keeps its memory, and has another name.
+    let is_gateway = |pid: &&str| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "usnetd\n")
+    };
     let child = || -> i32 {
         let text = std::fs::read_to_string(&path).expect("its children");
-        text.split_whitespace().next().and_then(|pid| pid.parse().ok()).unwrap_or(0)
+        text.split_whitespace().find(is_gateway).and_then(|pid| pid.parse().ok()).unwrap_or(0)
     };
     let first = child();
     let pid = rustix::process::Pid::from_raw(first).expect("a gateway");

@@ -34,6 +34,7 @@ use super::error::NetError;
 use super::link::name_bytes;
 use super::netlink::{Failure, Socket};
 use super::nft::{self, AcceptRule, Compare, Load, Otherwise};
+use super::outlast::Outlasting;
 use crate::classify::Mac;
 
 const CHAIN: &str = "ingress";
@@ -173,6 +174,8 @@ pub struct Guard {
     socket: Socket,
     table: String,
     interface: String,
+    /// A killed process would be unmapped before the guard goes.
+    _outlasting: Option<Outlasting>,
 }
 
 impl Guard {
@@ -215,6 +218,13 @@ impl Guard {
         rules: impl Iterator<Item = AcceptRule>,
     ) -> Result<Self, NetError> {
         name_bytes(interface)?;
+        // Before the socket: descriptors with higher numbers are closed first, and once the other process runs it
+        // may have this one's processor.
+        let outlasting = Outlasting::keep_memory()
+            .inspect_err(|error| {
+                tracing::warn!(%error, "after a kill the kernel hears some milliseconds later");
+            })
+            .ok();
         let mut socket = open(interface)?;
         let table = format!("usnet-{interface}");
         let mut body = vec![
@@ -225,7 +235,7 @@ impl Guard {
         socket
             .batch(nft::batch_begin(), body, nft::batch_end())
             .map_err(|e| e.of("keep the kernel from hearing", interface))?;
-        Ok(Self { socket, table, interface: interface.into() })
+        Ok(Self { socket, table, interface: interface.into(), _outlasting: outlasting })
     }
 
     /// Removes the guard and waits until it is gone.

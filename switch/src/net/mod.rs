@@ -43,7 +43,6 @@ pub use driver::driver;
 pub use error::NetError;
 pub use held_port::{HeldPorts, HoldError};
 pub use link::{Link, LinkState, MacvtapMode, Netlink};
-pub use outlast::Outlasting;
 pub use port_user::PortUser;
 pub use qdisc::KeptQdisc;
 pub use watch::Watch;

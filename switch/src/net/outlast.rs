@@ -10,6 +10,8 @@
 //!   touched. A second process that shares the memory makes it wait with that.
 //! - The second process reads from a pipe whose other end only this one has. It has one other descriptor at most, and
 //!   runs nothing but a few system calls.
+//! - What a mapping holds, too, closes a moment later: a packet socket with its rings, for instance. So this is for
+//!   where something else must not wait: [guards](super::guard) and macvtaps.
 //! - The signal for a parent's death would come too early: when the thread is gone that started the process.
 
 #![expect(
@@ -32,7 +34,7 @@ const STACK_UNITS: usize = 1024;
 /// A process that outlives this one by a moment. Dropping it has it do at once what it waits to do.
 #[derive(Debug)]
 #[must_use = "dropping it ends the other process"]
-pub struct Outlasting {
+pub(super) struct Outlasting {
     pipe: Option<OwnedFd>,
     pid: Pid,
     // The process uses both until it has ended.
@@ -55,7 +57,7 @@ impl Outlasting {
     ///
     /// # Errors
     /// No process or pipe can be made. Nothing is lost by that but some milliseconds after a kill.
-    pub fn keep_memory() -> io::Result<Self> {
+    pub(super) fn keep_memory() -> io::Result<Self> {
         Self::start(c"usnetd-memory", None, Box::default())
     }
 

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use usnet_switch::config::{Config, DEFAULT_STATE_DIR};
 use usnet_switch::daemon::{Daemon, DaemonError, Prepared, ReadyInterface, Signals};
-use usnet_switch::net::Outlasting;
 use usnet_switch::port::netmap::{Kernel, Module};
 
 /// What asks for a stop, and what would end the process without putting anything back.
@@ -28,11 +27,6 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let start = |what| move |source| DaemonError::Start { what, source };
     // Before any thread, so that every thread leaves the signals to this one.
     let signals = Signals::collect(&COLLECTED).map_err(start("to collect signals"))?;
-    // Huge pages are unmapped at once, and the next start may need them as soon as this process is gone.
-    let outlasting = (!config.memory.huge_pages).then(Outlasting::keep_memory).transpose();
-    if let Err(error) = &outlasting {
-        tracing::warn!(%error, "if usnetd is killed, the kernel will hear some milliseconds later");
-    }
     raise_descriptor_limit();
     let control = config.control.clone();
     let mut prepared = Prepared::new(&config, netmap(args).map_err(start("netmap's double"))?)?;

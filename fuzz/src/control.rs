@@ -1,7 +1,7 @@
 //! Control messages: any bytes are a datagram.
 
 use usnet_shmring::control::{
-    Header, Kind, Message, RefusalCode, TEXT_BYTES, name_from, name_into,
+    ASK_BYTES, Header, Kind, Message, RefusalCode, TEXT_BYTES, name_from, name_into,
 };
 
 /// Reads one datagram and checks that it was exactly one message, or none.
@@ -36,6 +36,10 @@ pub fn check(datagram: &[u8]) {
             assert!(code as u32 == refused.code || code == RefusalCode::Internal);
             check_name(&refused.message);
         }
+        Message::Ask(ask) => {
+            let used = ask.text().map_or(0, str::len);
+            assert!(used <= ASK_BYTES && (used == 0 || used == ask.used as usize));
+        }
         _ => {}
     }
 }
@@ -61,6 +65,7 @@ fn is_well_formed(datagram: &[u8]) -> bool {
         2 | 3 | 0x102 => 32,
         4 => 8,
         5 | 0x105 => 0,
+        6 => 8 + ASK_BYTES,
         0x101 => 56 + 8 * 24,
         0x104 => 8 + TEXT_BYTES,
         0x1ff => 256,

@@ -7,8 +7,9 @@ use core::mem::{offset_of, size_of};
 use rustix::fs::SealFlags;
 use usnet_shmring::arena::SlotSize;
 use usnet_shmring::control::{
-    Address, Attach, Attached, Claim, Header, Kind, MAX_DESCRIPTORS, MAX_MESSAGE, Mode, Query,
-    QueryKind, RefusalCode, Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, features,
+    ASK_BYTES, Address, Ask, Attach, Attached, Claim, Header, Kind, MAX_DESCRIPTORS, MAX_MESSAGE,
+    Mode, Query, QueryKind, RefusalCode, Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text,
+    features,
 };
 use usnet_shmring::descriptor::{Fault, MAX_OFFSET, MAX_SLOTS, RawDescriptor, RingName};
 use usnet_shmring::layout::{
@@ -127,6 +128,7 @@ fn messages_lie_byte_by_byte_as_the_document_says() {
     same_layout!("SegmentInfo", SegmentInfo { access, descriptor, first, count, offset });
     same_layout!("Claim", Claim { address, first_port, count, protocol, reserved });
     same_layout!("Query", Query { what, which });
+    same_layout!("Ask", Ask { what, used, words });
     same_layout!("Text", Text { used, more, bytes });
     same_layout!("Refused", Refused { code, message });
 }
@@ -171,6 +173,7 @@ fn limits_are_those_of_the_document() {
         ("MAX_MESSAGE", MAX_MESSAGE),
         ("MAX_DESCRIPTORS", MAX_DESCRIPTORS),
         ("TEXT_BYTES", TEXT_BYTES),
+        ("ASK_BYTES", ASK_BYTES),
         ("MIN_CAPACITY", smallest as usize),
         ("MAX_CAPACITY", MAX_CAPACITY as usize),
         ("MAX_SLOTS", MAX_SLOTS as usize),

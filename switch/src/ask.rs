@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 use usnet_shmring::control::{
-    Channel, ChannelError, Message, Query, QueryKind, RefusalCode, name_from,
+    ASK_BYTES, Ask, Channel, ChannelError, Message, Query, QueryKind, RefusalCode, name_from,
 };
 
 /// How long an answer may take.
@@ -42,6 +42,9 @@ pub enum AskError {
         /// Why, for people.
         text: String,
     },
+    /// More words than a message holds.
+    #[error("a question of {0} bytes is too long; at most {ASK_BYTES} fit")]
+    TooLong(usize),
     /// It says what cannot be understood.
     #[error("the daemon's answer is not understood: {0}")]
     Answer(String),
@@ -77,7 +80,20 @@ impl Daemon {
     /// [`AskError`]
     pub fn query(&mut self, kind: QueryKind, which: u32) -> Result<(String, Value), AskError> {
         let query = Message::Query(Query { what: kind as u32, which });
-        self.channel.send(1, &query, &[], SendFlags::empty()).map_err(AskError::Channel)?;
+        self.send_for_document(&query)
+    }
+
+    /// Asks in words, and puts the pieces of the answer together.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub fn ask(&mut self, kind: QueryKind, words: &str) -> Result<(String, Value), AskError> {
+        let ask = Ask::new(kind, words).ok_or(AskError::TooLong(words.len()))?;
+        self.send_for_document(&Message::Ask(ask))
+    }
+
+    fn send_for_document(&mut self, message: &Message) -> Result<(String, Value), AskError> {
+        self.channel.send(1, message, &[], SendFlags::empty()).map_err(AskError::Channel)?;
         let mut json = Vec::new();
         loop {
             let (_, message) =

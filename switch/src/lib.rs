@@ -28,6 +28,7 @@ mod vet;
 
 mod answer;
 mod deliver;
+mod explain;
 mod interface;
 mod membership;
 pub mod offload;

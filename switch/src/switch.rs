@@ -15,6 +15,7 @@ mod replace;
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::config::{Services, Unmatched};
 use crate::deliver::{Deliver, Sent, tx_budget};
+use crate::explain::{Explained, Question};
 use crate::interface::{ECHOES, Early, Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
 use crate::port::netmap::Glimpses;
@@ -24,7 +25,7 @@ use crate::session::{InterfaceId, Session, SessionSpec, Waker};
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use crate::stats::SessionCounters;
 use crate::steer::book::{Book, WorkerId};
-use crate::steer::{EXACT_FLOWS, FragmentTable, Table};
+use crate::steer::{EXACT_FLOWS, FlowSeen, FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use std::collections::VecDeque;
@@ -597,6 +598,27 @@ impl Switch {
     }
 
     // ---- looking in ----
+
+    /// Who would get this frame if it arrived on the interface's wire, and why; the tables stay as they are.
+    pub(crate) fn explain(
+        &mut self,
+        interface: InterfaceId,
+        question: &Question,
+        now: Time,
+    ) -> Option<Explained> {
+        Some(self.interfaces.get_mut(usize::from(interface.0))?.explain(question, now))
+    }
+
+    /// At most `most` of the flows that the interface knows, and how many those are.
+    pub(crate) fn flows_seen(
+        &self,
+        interface: InterfaceId,
+        most: usize,
+        now: Time,
+    ) -> (Vec<FlowSeen>, usize) {
+        let table = self.interfaces.get(usize::from(interface.0)).map(|i| &i.table);
+        table.map_or_else(Default::default, |t| (t.flows_seen(most, now), t.flows()))
+    }
 
     /// All counters, at this moment.
     #[must_use]

@@ -33,6 +33,8 @@ pub enum Kind {
     Query = 4,
     /// Client: end my session. No body.
     Detach = 5,
+    /// Anyone: tell me something that takes words to ask for. Body: [`Ask`].
+    Ask = 6,
     /// Daemon: here is your session. Body: [`Attached`], with descriptors.
     Attached = 0x101,
     /// Daemon: this was granted, or released. Body: [`Claim`].
@@ -55,6 +57,7 @@ impl Kind {
             3 => Self::Release,
             4 => Self::Query,
             5 => Self::Detach,
+            6 => Self::Ask,
             0x101 => Self::Attached,
             0x102 => Self::Claimed,
             0x104 => Self::Text,
@@ -278,6 +281,39 @@ pub struct Query {
     pub which: u32,
 }
 
+/// Bytes of words in one [`Ask`].
+pub const ASK_BYTES: usize = 1024;
+
+/// Body of [`Kind::Ask`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Ask {
+    /// A [`QueryKind`].
+    pub what: u32,
+    /// Bytes of `words` that count.
+    pub used: u32,
+    /// UTF-8.
+    pub words: [u8; ASK_BYTES],
+}
+const _: () = assert!(size_of::<Ask>() == 8 + ASK_BYTES);
+
+impl Ask {
+    /// A question in words; `None` if they are too long.
+    #[must_use]
+    pub fn new(what: QueryKind, words: &str) -> Option<Self> {
+        let mut bytes = [0; ASK_BYTES];
+        bytes.get_mut(..words.len())?.copy_from_slice(words.as_bytes());
+        Some(Self { what: what as u32, used: u32::try_from(words.len()).ok()?, words: bytes })
+    }
+
+    /// The words, if they are some.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        let used = usize::try_from(self.used).ok()?;
+        core::str::from_utf8(self.words.get(..used)?).ok()
+    }
+}
+
 /// What can be asked. Every answer is one JSON document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -292,6 +328,10 @@ pub enum QueryKind {
     Stats = 4,
     /// Ends the session `which`; for root and the daemon's own user.
     DetachClient = 5,
+    /// Who would get a frame, and why; asked in words.
+    Explain = 6,
+    /// Flows that the switch knows, at most `which` of them; for root and the daemon's own user.
+    Flows = 7,
 }
 
 impl QueryKind {
@@ -304,6 +344,8 @@ impl QueryKind {
             3 => Self::Rules,
             4 => Self::Stats,
             5 => Self::DetachClient,
+            6 => Self::Explain,
+            7 => Self::Flows,
             _ => return None,
         })
     }
@@ -383,6 +425,8 @@ pub enum Message {
     Release(Claim),
     /// [`Kind::Query`]
     Query(Query),
+    /// [`Kind::Ask`]
+    Ask(Ask),
     /// [`Kind::Detach`]
     Detach,
     /// [`Kind::Attached`]
@@ -414,6 +458,7 @@ impl Message {
             Kind::Claim => Self::Claim(read(body)?),
             Kind::Release => Self::Release(read(body)?),
             Kind::Query => Self::Query(read(body)?),
+            Kind::Ask => Self::Ask(read(body)?),
             Kind::Attached => Self::Attached(read(body)?),
             Kind::Claimed => Self::Claimed(read(body)?),
             Kind::Text => Self::Text(read(body)?),
@@ -433,6 +478,7 @@ impl Message {
             Self::Claim(_) => Kind::Claim,
             Self::Release(_) => Kind::Release,
             Self::Query(_) => Kind::Query,
+            Self::Ask(_) => Kind::Ask,
             Self::Detach => Kind::Detach,
             Self::Attached(_) => Kind::Attached,
             Self::Claimed(_) => Kind::Claimed,
@@ -451,6 +497,7 @@ impl Message {
                 bytemuck::bytes_of(body)
             }
             Self::Query(body) => bytemuck::bytes_of(body),
+            Self::Ask(body) => bytemuck::bytes_of(body),
             Self::Attached(body) => bytemuck::bytes_of(body),
             Self::Text(body) => bytemuck::bytes_of(body),
             Self::Refused(body) => bytemuck::bytes_of(body),

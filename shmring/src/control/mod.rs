@@ -6,7 +6,7 @@
 //!              <------- Attached + descriptors    [inbound, outbound, kick, wake, segments...]
 //!     Claim    ------------------------------->   ports are granted or refused, atomically
 //!              <------------- Claimed | Refused
-//!     Release, Query, Detach ...
+//!     Release, Query, Ask, Detach ...
 //! ```
 //!
 //! - One datagram is one message: a [`Header`] and the body of its kind, exactly.
@@ -19,6 +19,7 @@ mod message;
 
 pub use channel::{Channel, ChannelError, MAX_DESCRIPTORS, MAX_MESSAGE};
 pub use message::{
-    Address, Attach, Attached, Claim, Header, Kind, Message, Mode, Query, QueryKind, RefusalCode,
-    Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, features, name_from, name_into,
+    ASK_BYTES, Address, Ask, Attach, Attached, Claim, Header, Kind, Message, Mode, Query,
+    QueryKind, RefusalCode, Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, features,
+    name_from, name_into,
 };

@@ -74,12 +74,14 @@ impl State {
     /// The next state, and what is to be done.
     #[must_use]
     pub const fn on(self, input: Input) -> (Self, Action) {
-        use Kind::{Attach, Claim, Detach, Query, Release};
+        use Kind::{Ask, Attach, Claim, Detach, Query, Release};
         match (self, input) {
             (Self::Connected, Input::Message(Attach)) => (self, Action::Attach),
             (Self::Connected, Input::Granted) => (Self::Attached, Action::Nothing),
-            (Self::Connected, Input::Message(Query))
-            | (Self::Attached, Input::Message(Claim | Release | Query)) => (self, Action::Answer),
+            (Self::Connected, Input::Message(Query | Ask))
+            | (Self::Attached, Input::Message(Claim | Release | Query | Ask)) => {
+                (self, Action::Answer)
+            }
             (Self::Connected, Input::Message(_) | Input::Malformed) => (Self::Gone, Action::Refuse),
             (Self::Connected, Input::Lost | Input::Order) => (Self::Gone, Action::HangUp),
             (Self::Connected, Input::Ended | Input::Home) => (self, Action::Nothing),
@@ -111,11 +113,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const KINDS: [Kind; 10] = [
+    const KINDS: [Kind; 11] = [
         Kind::Attach,
         Kind::Claim,
         Kind::Release,
         Kind::Query,
+        Kind::Ask,
         Kind::Detach,
         Kind::Attached,
         Kind::Claimed,
@@ -129,7 +132,7 @@ mod tests {
         // Written as a table of its own, from the protocol's text.
         let legal = |state, kind| match kind {
             Kind::Attach => state == State::Connected,
-            Kind::Query => state == State::Connected || state == State::Attached,
+            Kind::Query | Kind::Ask => state == State::Connected || state == State::Attached,
             Kind::Claim | Kind::Release | Kind::Detach => state == State::Attached,
             _ => false,
         };

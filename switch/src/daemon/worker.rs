@@ -51,11 +51,15 @@ pub struct IdlePolicy {
     pub cpu: Option<usize>,
 }
 
+/// A question to the worker's switch, at the worker's time; it answers by itself.
+pub(super) type Looker = Box<dyn FnOnce(&mut Switch, Time) + Send>;
+
 enum Command {
     Attach(Box<SessionSpec>, OwnedFd, Sender<Result<(), SwitchError>>),
     Detach(SessionId),
     Listen(Listen, Sender<Result<(), SwitchError>>),
     Snapshot(Sender<Snapshot>),
+    Look(Looker),
     Retire(InterfaceId, bool, Sender<Result<bool, SwitchError>>),
     Replace(InterfaceId, Box<InterfaceSpec>, Sender<Result<(), SwitchError>>),
     Stop,
@@ -206,6 +210,18 @@ impl Worker {
         wait
     }
 
+    /// Asks something else; no answer comes if the worker is gone.
+    pub(super) fn ask_look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut Switch, Time) -> T + Send + 'static,
+    ) -> Receiver<T> {
+        let (answer, wait) = channel();
+        self.send(Command::Look(Box::new(move |switch, now| {
+            let _ = answer.send(look(switch, now));
+        })));
+        wait
+    }
+
     /// Ends all sessions, closes all ports and waits for the thread.
     ///
     /// # Errors
@@ -308,6 +324,10 @@ impl State {
                 }
                 Command::Snapshot(answer) => {
                     let _ = answer.send(self.switch.snapshot());
+                }
+                Command::Look(look) => {
+                    let now = self.now();
+                    look(&mut self.switch, now);
                 }
                 Command::Retire(interface, in_any_case, answer) => {
                     let _ = answer.send(self.switch.retire_ports(interface, in_any_case));

@@ -17,6 +17,7 @@ use crate::session::{InterfaceId, SessionSpec};
 use crate::snapshot::Snapshot;
 use crate::stats::SessionCounters;
 use crate::switch::{Event, InterfaceSpec, Switch, SwitchError};
+use crate::time::Time;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -174,6 +175,24 @@ impl Workers {
         let asked: Vec<_> = self.all.iter().map(Worker::ask_snapshot).collect();
         let each = asked.into_iter().map(|answer| answer.recv().ok());
         Snapshot::of_workers(each.collect::<Option<Vec<_>>>()?)
+    }
+
+    /// Asks the first worker: its rules are those of all. `None` if it is gone.
+    pub(crate) fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut Switch, Time) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.all.first()?.ask_look(look).recv().ok()
+    }
+
+    /// Asks every worker the same; `None` if one is gone.
+    pub(crate) fn look_at_each<T: Send + 'static>(
+        &self,
+        look: impl Fn(&mut Switch, Time) -> T + Clone + Send + 'static,
+    ) -> Option<Vec<T>> {
+        // All are asked before the first is waited for.
+        let asked: Vec<_> = self.all.iter().map(|worker| worker.ask_look(look.clone())).collect();
+        asked.into_iter().map(|answer| answer.recv().ok()).collect()
     }
 
     /// What has happened since the last call, with what is one event for the session told once.

@@ -14,6 +14,7 @@
 mod bump;
 mod cut;
 mod early;
+mod explain;
 mod from_client;
 mod from_host;
 mod from_wire;

@@ -151,6 +151,20 @@ impl ExactTable {
         None
     }
 
+    /// Who receives this flow, and when it was last used if it was learned; the entry stays as it is.
+    pub(super) fn peek(&self, flow: &Flow) -> Option<(Receiver, Option<Time>)> {
+        let (buckets, _) = self.place(flow);
+        let places = buckets.into_iter().filter_map(|bucket| self.buckets.get(bucket)).flatten();
+        let entry = places.flatten().find(|entry| entry.flow == *flow)?;
+        Some((entry.receiver.receiver()?, entry.used))
+    }
+
+    /// All of them, whose they are, and when they were last used if they were learned.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Flow, Receiver, Option<Time>)> + '_ {
+        let entries = self.buckets.iter().flatten().flatten();
+        entries.filter_map(|entry| Some((&entry.flow, entry.receiver.receiver()?, entry.used)))
+    }
+
     /// Marks a learned flow as used now, as finding it would.
     #[inline]
     pub(crate) fn touch(&mut self, FlowIndex(index): FlowIndex, now: Time) {

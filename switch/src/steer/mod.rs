@@ -17,6 +17,7 @@ mod claimed;
 mod exact;
 mod fragment;
 mod groups;
+mod look;
 mod ports;
 mod shared;
 
@@ -24,6 +25,7 @@ pub use claimed::{CLAIMED_BYTES, CLAIMED_PROTOCOLS, ClaimedPorts, PROTOCOL_BYTES
 pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, IDLE, Refusal};
 pub use fragment::{DatagramKey, Found, FragmentTable};
+pub(crate) use look::{FlowSeen, Look};
 
 use crate::classify::{Address, Flow, Protocol};
 use crate::config::Services;

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::AsFd;
 use usnet_shmring::control::{
-    Channel, ChannelError, Claim, Message, Query, RefusalCode, TEXT_BYTES, Text,
+    Ask, Channel, ChannelError, Claim, Message, Query, QueryKind, RefusalCode, TEXT_BYTES, Text,
 };
 use usnet_shmring::descriptor::RawDescriptor;
 
@@ -28,6 +28,7 @@ fn all_messages() -> Vec<Message> {
         Message::Claim(claimed),
         Message::Release(claimed),
         Message::Query(Query { what: 1, which: 0 }),
+        Message::Ask(Ask::new(QueryKind::Explain, "w0").unwrap()),
         Message::Detach,
         Message::Attached(Zeroable::zeroed()),
         Message::Claimed(claimed),
@@ -42,7 +43,7 @@ fn a_message_in_the_wrong_state_ends_the_connection() {
     let daemon = Daemon::start("");
     let is_refusal = |message: &Message| matches!(message, Message::Refused(r) if r.code == RefusalCode::Protocol as u32);
     for message in all_messages() {
-        if !matches!(message, Message::Attach(_) | Message::Query(_)) {
+        if !matches!(message, Message::Attach(_) | Message::Query(_) | Message::Ask(_)) {
             let mut peer = Peer::connect(&daemon.socket());
             peer.send(&message).unwrap();
             let said = peer.until_hung_up();
@@ -50,7 +51,11 @@ fn a_message_in_the_wrong_state_ends_the_connection() {
         }
         let legal = matches!(
             message,
-            Message::Claim(_) | Message::Release(_) | Message::Query(_) | Message::Detach
+            Message::Claim(_)
+                | Message::Release(_)
+                | Message::Query(_)
+                | Message::Ask(_)
+                | Message::Detach
         );
         if !legal {
             let mut client = Client::attach(&daemon.socket(), "c");

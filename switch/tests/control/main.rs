@@ -9,6 +9,7 @@ mod daemon;
 mod peer;
 
 mod attach;
+mod explain;
 mod hostile;
 mod pipe;
 mod programs;

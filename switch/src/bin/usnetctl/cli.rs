@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
 use usnet_switch::config::DEFAULT_SOCKET;
@@ -23,7 +23,17 @@ Examples:
   usnetctl client list                 who is attached
   usnetctl client show 3               everything about session 3
   usnetctl client detach 3             end session 3
+  usnetctl explain eth0 tcp 192.0.2.7:5000 10.0.0.1:80
+                                       who would get this frame, and why
   usnetctl -j stats | jq .totals       counters, for scripts";
+
+const EXPLAIN: &str = "\
+The daemon answers from the tables that steer frames. Nothing is sent, learned or kept fresh.
+
+Examples:
+  usnetctl explain eth0 tcp 192.0.2.7:5000 10.0.0.1:80
+  usnetctl explain eth0 udp [2001:db8::7]:5000 [2001:db8::1]:53
+  usnetctl -j explain eth0 icmp 192.0.2.7 10.0.0.1 | jq .verdict";
 
 /// Looks at a running usnetd.
 #[derive(Debug, Parser)]
@@ -58,8 +68,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: Option<RuleVerb>,
     },
+    /// Flows that the switch has learned from what clients send
+    #[command(infer_subcommands = true)]
+    Flow {
+        #[command(subcommand)]
+        verb: Option<FlowVerb>,
+    },
     /// Counters of frames, drops and slots
     Stats,
+    /// Who would get a frame that arrives, and why, step by step
+    Explain(Explain),
     /// Write the manual page
     #[command(hide = true)]
     Man,
@@ -69,6 +87,19 @@ pub(crate) enum Command {
         /// Which shell
         shell: Shell,
     },
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = EXPLAIN)]
+pub(crate) struct Explain {
+    /// Interface on whose wire it arrives
+    pub(crate) interface: String,
+    /// tcp, udp or icmp (an echo request)
+    pub(crate) protocol: String,
+    /// Where it comes from: ADDRESS:PORT, without port for icmp
+    pub(crate) source: String,
+    /// Where it goes to: ADDRESS:PORT, without port for icmp
+    pub(crate) destination: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,6 +124,17 @@ pub(crate) enum RuleVerb {
     /// One line for each range of ports
     #[command(visible_aliases = ["ls", "show"])]
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlowVerb {
+    /// One line for each flow
+    #[command(visible_aliases = ["ls", "show"])]
+    List {
+        /// Flows at most
+        #[arg(short, long, value_name = "N", default_value_t = 1000)]
+        limit: u32,
+    },
 }
 
 /// How to print.

@@ -41,18 +41,35 @@ fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
         Command::Client { .. } => QueryKind::Clients,
         Command::Rule { .. } => QueryKind::Rules,
         Command::Stats => QueryKind::Stats,
+        Command::Explain(_) => QueryKind::Explain,
+        Command::Flow { .. } => QueryKind::Flows,
         Command::Man | Command::Completions { .. } => return Ok(()),
     };
     let which = match command {
         Command::Client { verb: Some(ClientVerb::Detach { id }) } => *id,
+        Command::Flow { verb: Some(cli::FlowVerb::List { limit }) } => *limit,
         _ => 0,
     };
     // JSON is passed on as it came, its keys in the daemon's order.
-    let (mut json, mut answer) = daemon.query(kind, which)?;
+    let (mut json, mut answer) = match command {
+        Command::Explain(cli::Explain { interface, protocol, source, destination }) => {
+            daemon.ask(kind, &format!("{interface} {protocol} {source} {destination}"))?
+        }
+        _ => daemon.query(kind, which)?,
+    };
     if let Command::Client { verb: Some(ClientVerb::Show { id }) } = command {
         let is_it = |client: &&Value| client["id"].as_u64() == Some(u64::from(*id));
         let found = answer.as_array().and_then(|all| all.iter().find(is_it)).cloned();
         answer = found.ok_or(TalkError::NoClient { id: *id })?;
+        json = answer.to_string();
+    }
+    if let Command::Flow { .. } = command {
+        // Lists are arrays; what is left out is said beside.
+        let left_out = answer["left_out"].as_u64().unwrap_or(0);
+        if left_out > 0 {
+            eprintln!("usnetctl: {left_out} flows more are left out; see --limit");
+        }
+        answer = answer["flows"].take();
         json = answer.to_string();
     }
     let text = match (cli.format(), command) {
@@ -69,6 +86,8 @@ fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
             format!("client {id} detached\n")
         }
         (Format::Table, Command::Rule { .. }) => show::rules(&answer),
+        (Format::Table, Command::Flow { .. }) => show::flows(&answer),
+        (Format::Table, Command::Explain(_)) => show::explained(&answer),
         (Format::Table, _) => show::stats(&answer),
     };
     // A reader that has seen enough is no failure.

@@ -244,6 +244,55 @@ pub(crate) fn rules(answer: &Value) -> String {
     table.render()
 }
 
+/// `client 3 (web, process 812)`, or `the host`.
+fn owner(owner: &Value) -> String {
+    match (&owner["kind"], &owner["client"]) {
+        (_, id @ Value::Number(_)) => {
+            format!("client {id} ({}, process {})", cell(&owner["name"]), cell(&owner["pid"]))
+        }
+        (Value::String(kind), _) => format!("the {kind}"),
+        _ => "-".into(),
+    }
+}
+
+pub(crate) fn flows(answer: &Value) -> String {
+    let head = ["IFNAME", "PROTOCOL", "REMOTE", "LOCAL", "OWNER", "IDLE-S"];
+    let mut table = Table::new(&head);
+    for flow in list(answer) {
+        table.row(vec![
+            cell(&flow["ifname"]),
+            cell(&flow["protocol"]),
+            cell(&flow["source"]),
+            cell(&flow["destination"]),
+            owner(&flow["owner"]),
+            cell(&flow["idle_s"]),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn explained(answer: &Value) -> String {
+    let mut table = Table::new(&["STEP", "FOUND"]);
+    for step in list(&answer["steps"]) {
+        let mut says = cell(&step["says"]);
+        if step["owner"].is_object() {
+            says = format!("{says} {}", owner(&step["owner"]));
+        }
+        table.row(vec![cell(&step["step"]), says]);
+    }
+    let owners: Vec<_> = list(&answer["owners"]).iter().map(owner).collect();
+    let verdict = match answer["verdict"].as_str() {
+        Some("drop") => format!("nobody: dropped as {}", cell(&answer["reason"])),
+        Some("answered") => "the switch answers".into(),
+        Some("heard") => "the kernel, which hears it by itself".into(),
+        Some("group") if owners.is_empty() => "nobody cares about this group".into(),
+        Some(_) => owners.join(", "),
+        None => "-".into(),
+    };
+    let asked = ["ifname", "protocol", "source", "destination"].map(|key| cell(&answer[key]));
+    format!("{}\n\n{}\n-> {verdict}\n", asked.join(" "), table.render())
+}
+
 pub(crate) fn stats(answer: &Value) -> String {
     let mut frames = Table::new(&["FRAMES", ""]);
     let totals = &answer["totals"];
@@ -306,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_an_answer_lacks_is_shown_as_missing() {
-        for show in [status, clients, client, rules, stats] {
+        for show in [status, clients, client, rules, stats, explained, flows] {
             for answer in [json!(null), json!([null]), json!({}), json!([{}])] {
                 show(&answer);
             }

@@ -27,7 +27,7 @@ impl TalkError {
             }
             Self::Ask(AskError::Refused { code: RefusalCode::NotPermitted, .. }) => 4,
             Self::Ask(AskError::Connect { .. } | AskError::Channel(_)) => 3,
-            Self::Ask(AskError::Refused { .. } | AskError::Answer(_))
+            Self::Ask(AskError::Refused { .. } | AskError::Answer(_) | AskError::TooLong(_))
             | Self::NoClient { .. }
             | Self::Output(_) => 1,
         }

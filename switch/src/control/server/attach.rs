@@ -135,7 +135,7 @@ impl Server {
         u16::try_from(self.workers.count()).unwrap_or(u16::MAX)
     }
 
-    fn find_interface(&self, name: &str) -> Result<usize, Rejection> {
+    pub(super) fn find_interface(&self, name: &str) -> Result<usize, Rejection> {
         let names = || {
             let names: Vec<_> = self.interfaces.iter().map(|i| i.name.as_str()).collect();
             names.join(", ")

@@ -14,6 +14,7 @@
 mod attach;
 mod connection;
 mod listener;
+mod look;
 mod ports;
 mod report;
 mod request;

@@ -159,12 +159,15 @@ pub(super) struct RuleReport<'a> {
     name: Option<&'a str>,
 }
 
+/// What a client calls itself.
+pub(super) fn client_name(server: &Server, id: SessionId) -> Option<&str> {
+    let key = server.sessions.get(&id)?;
+    Some(server.connections.get(key)?.attachment.as_ref()?.name.as_str())
+}
+
 /// Every range in force, by interface, address, protocol and port.
 pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
-    let name = |id: SessionId| {
-        let key = server.sessions.get(&id)?;
-        Some(server.connections.get(key)?.attachment.as_ref()?.name.as_str())
-    };
+    let name = |id: SessionId| client_name(server, id);
     let report = |rule: Rule| {
         let (holder, client, name) = match rule.holder {
             Holder::Host => ("host", None, None),

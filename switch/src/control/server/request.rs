@@ -40,6 +40,10 @@ impl Server {
                 Ok(text) => self.send_text(key, request, text),
                 Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
             },
+            (Action::Answer, Message::Ask(ask)) => match self.ask(key, ask) {
+                Ok(text) => self.send_text(key, request, text),
+                Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
+            },
             _ => self.apply(key, Input::Message(kind)),
         }
     }
@@ -110,7 +114,8 @@ impl Server {
 
     // ---- queries ----
 
-    fn query(&mut self, key: u64, query: Query) -> Result<String, Rejection> {
+    /// Whether who asks may see and do everything; a refusal if not even look.
+    pub(super) fn may_look(&self, key: u64) -> Result<bool, Rejection> {
         let peer = self.connections.get(&key).map(|c| c.peer.clone()).unwrap_or_default();
         let own = rustix::process::geteuid().as_raw();
         let privileged = peer.uid == 0 || peer.uid == own;
@@ -118,23 +123,34 @@ impl Server {
             let text = format!("no policy lets user {} look at this daemon", peer.uid);
             return Err((RefusalCode::NotPermitted, text));
         }
+        Ok(privileged)
+    }
+
+    fn query(&mut self, key: u64, query: Query) -> Result<String, Rejection> {
+        let privileged = self.may_look(key)?;
         let Some(kind) = QueryKind::from_u32(query.what) else {
             let text = format!("no query has number {}", query.what);
             return Err((RefusalCode::Protocol, text));
         };
-        if kind == QueryKind::DetachClient {
-            if !privileged {
+        let json = match kind {
+            QueryKind::DetachClient if !privileged => {
                 let text = "only root and the daemon's own user may end sessions".to_owned();
                 return Err((RefusalCode::NotPermitted, text));
             }
-            return self.order_end(query.which);
-        }
-        let snapshot = self.counters(privileged)?;
-        let json = match kind {
-            QueryKind::Status => report::to_json(&report::status(self, &snapshot)),
-            QueryKind::Clients => report::to_json(&report::clients(self, &snapshot)),
+            QueryKind::DetachClient => return self.order_end(query.which),
+            QueryKind::Explain => {
+                return Err((RefusalCode::Protocol, "this query is asked in words".to_owned()));
+            }
+            QueryKind::Flows => return self.flows(privileged, query.which),
             QueryKind::Rules => report::to_json(&report::rules(self)),
-            QueryKind::Stats | QueryKind::DetachClient => report::to_json(&snapshot),
+            QueryKind::Status | QueryKind::Clients | QueryKind::Stats => {
+                let snapshot = self.counters(privileged)?;
+                match kind {
+                    QueryKind::Status => report::to_json(&report::status(self, &snapshot)),
+                    QueryKind::Clients => report::to_json(&report::clients(self, &snapshot)),
+                    _ => report::to_json(&snapshot),
+                }
+            }
         };
         json.map_err(|e| internal("the answer cannot be written", e))
     }

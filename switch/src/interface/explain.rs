@@ -1,0 +1,144 @@
+//! Who would get a frame that arrives on the wire, and why; see [`explain`](crate::explain).
+
+use super::Interface;
+use super::steer::Steered;
+use crate::classify::{Classified, Icmp, IpKind, IpPacket, Payload, classify};
+use crate::explain::{Explained, Outcome, Question};
+use crate::steer::Look;
+use crate::time::Time;
+use crate::verdict::{DropReason, Receiver};
+use crate::vet::is_group_address;
+
+impl Interface {
+    /// What would become of this frame. Nothing is learned, and no flow kept fresh.
+    pub(crate) fn explain(&mut self, question: &Question, now: Time) -> Explained {
+        let mut told =
+            Explained { steps: Vec::new(), outcome: Outcome::Dropped(DropReason::Malformed) };
+        let frame = question.frame(self.mac);
+        let Ok(seen) = classify(&frame) else {
+            told.step("frame", None, "it cannot be read");
+            return told;
+        };
+        let Payload::Ip(packet) = seen.payload else { return told };
+        told.step("frame", None, format_args!("for the interface's link address {}", self.mac));
+        let look = self.table.look(&packet.flow);
+        let has_exact = self.tell_steps(&mut told, &packet, &look);
+        let learned_elsewhere = look.exact.is_none().then_some(look.book).flatten();
+        told.outcome = match learned_elsewhere.filter(|_| has_exact) {
+            // Asking the way that frames go would take the flow over.
+            Some(receiver) => Outcome::To(receiver),
+            None => {
+                // A flow that is found is marked as used when it was last used.
+                let now = look.exact.and_then(|(_, used)| used).unwrap_or(now);
+                match self.steer(&seen, now) {
+                    Steered::To(receiver) => Outcome::To(receiver),
+                    Steered::Group => Outcome::ToMany(self.audience(&seen, now)),
+                    Steered::Answer(_) => Outcome::Answered,
+                    Steered::Drop(reason) => Outcome::Dropped(reason),
+                    // Only pieces wait, and this is whole.
+                    Steered::Early(_) => Outcome::Dropped(DropReason::NoReceiver),
+                }
+            }
+        };
+        if told.outcome == Outcome::To(Receiver::Host)
+            && self.kernel_hears.iter().any(|pass| pass.covers(&frame))
+        {
+            told.step("kernel", Some(Receiver::Host), "it hears this by itself, before the switch");
+            told.outcome = Outcome::Heard;
+        }
+        told
+    }
+
+    /// What each table says, in the order in which they are asked. Whether exact flows are asked.
+    fn tell_steps(&self, told: &mut Explained, packet: &IpPacket, look: &Look) -> bool {
+        let flow = &packet.flow;
+        let to = flow.destination.to_ip();
+        if is_group_address(flow.destination) {
+            let text = format!("{to} is a group: for all that hold the port, and the host");
+            told.step("group", None, text);
+            return false;
+        }
+        match packet.kind {
+            IpKind::Plain => {}
+            IpKind::Icmp(Icmp::EchoRequest) => {
+                told.step("kind", None, "an echo request is for whoever has the address");
+                self.tell_address(told, packet, look);
+                return false;
+            }
+            IpKind::DhcpReply | IpKind::DhcpRequest => {
+                told.step("kind", self.host(), "the ports of DHCP: the host's");
+                return false;
+            }
+            _ => {}
+        }
+        match look.exact {
+            Some((receiver, Some(_))) => {
+                told.step("exact flow", Some(receiver), "learned from what it has sent:");
+                return true;
+            }
+            Some((receiver, None)) => {
+                told.step("exact flow", Some(receiver), "a rule for this flow alone:");
+                return true;
+            }
+            None => told.step("exact flow", None, "none with these addresses and ports"),
+        }
+        if let Some(receiver) = look.book {
+            told.step("other workers", Some(receiver), "one has learned this flow:");
+            return true;
+        }
+        match look.listener {
+            Some(Some(receiver)) => {
+                let text = format!("port {} at {to} is claimed by", flow.destination_port);
+                told.step("listener", Some(receiver), text);
+                return true;
+            }
+            Some(None) => {
+                let text = format!("nobody claims port {} at {to}", flow.destination_port);
+                told.step("listener", None, text);
+            }
+            None => {}
+        }
+        self.tell_address(told, packet, look);
+        true
+    }
+
+    fn host(&self) -> Option<Receiver> {
+        self.host.as_ref().map(|_| Receiver::Host)
+    }
+
+    fn tell_address(&self, told: &mut Explained, packet: &IpPacket, look: &Look) {
+        let to = packet.flow.destination.to_ip();
+        match (look.is_local, look.owner, look.shared) {
+            (true, Some(owner), _) => {
+                told.step("address", Some(owner), format_args!("{to} belongs to one alone:"));
+            }
+            (true, None, Some(shared)) => {
+                let text = format!("{to} is shared; what nobody claims there is for");
+                told.step("address", Some(shared), text);
+            }
+            (true, None, None) => {
+                told.step("address", None, format_args!("{to} is shared among clients only"));
+            }
+            (false, ..) => {
+                told.step("address", None, format_args!("{to} is not the interface's"));
+                match look.default {
+                    Some(default) => {
+                        told.step("interface", Some(default), "what is for no address here is for");
+                    }
+                    None => {
+                        told.step("interface", None, "what is for no address here is for nobody")
+                    }
+                }
+            }
+        }
+        if self.host.is_none() {
+            told.step("host", None, "the interface has no way to a host");
+        }
+    }
+
+    /// Who would get a copy of a group frame.
+    fn audience(&self, seen: &Classified, now: Time) -> Vec<Receiver> {
+        let clients = self.clients.iter().filter(|id| self.cares(**id, seen, false, now));
+        clients.map(|id| Receiver::Client(*id)).chain(self.host()).collect()
+    }
+}

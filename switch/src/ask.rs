@@ -74,6 +74,18 @@ impl Daemon {
         Ok(Self { channel })
     }
 
+    /// Waits for answers as long as they take, from now on.
+    ///
+    /// # Errors
+    /// [`AskError::Channel`]
+    pub fn wait_for_ever(&mut self) -> Result<(), AskError> {
+        let fail = |source: rustix::io::Errno| {
+            let what = "wait without an end";
+            AskError::Channel(ChannelError::System { what, source: source.into() })
+        };
+        set_socket_timeout(&self.channel, Timeout::Recv, None).map_err(fail)
+    }
+
     /// Asks, and puts the pieces of the answer together: the text as it came, and what it says.
     ///
     /// # Errors

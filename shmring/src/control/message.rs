@@ -332,6 +332,8 @@ pub enum QueryKind {
     Explain = 6,
     /// Flows that the switch knows, at most `which` of them; for root and the daemon's own user.
     Flows = 7,
+    /// What has happened from number `which` on; waits until there is something.
+    Events = 8,
 }
 
 impl QueryKind {
@@ -346,6 +348,7 @@ impl QueryKind {
             5 => Self::DetachClient,
             6 => Self::Explain,
             7 => Self::Flows,
+            8 => Self::Events,
             _ => return None,
         })
     }

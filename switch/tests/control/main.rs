@@ -6,6 +6,7 @@
 //! ```
 
 mod daemon;
+mod events;
 mod peer;
 
 mod attach;

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
+use std::time::Duration;
 use usnet_switch::config::DEFAULT_SOCKET;
 
 const HELP: &str = "\
@@ -25,6 +26,8 @@ Examples:
   usnetctl client detach 3             end session 3
   usnetctl explain eth0 tcp 192.0.2.7:5000 10.0.0.1:80
                                        who would get this frame, and why
+  usnetctl -w=1 client list            the same again every second
+  usnetctl -j events                   what happens, one JSON object a line
   usnetctl -j stats | jq .totals       counters, for scripts";
 
 const EXPLAIN: &str = "\
@@ -45,6 +48,10 @@ pub(crate) struct Cli {
     /// Print JSON for people; implies --json
     #[arg(short, long, global = true)]
     pretty: bool,
+    /// Show it again and again, every so many seconds (2 if not said)
+    #[arg(short, long, value_name = "SECONDS", global = true, num_args = 0..=1,
+        default_missing_value = "2", require_equals = true, value_parser = seconds)]
+    pub(crate) watch: Option<Duration>,
     /// The daemon's socket [default: $USNETD_SOCKET or /run/usnetd/control.sock]
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
@@ -56,6 +63,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// The daemon and its interfaces
     Status,
+    /// The interfaces
+    #[command(infer_subcommands = true)]
+    Nic {
+        #[command(subcommand)]
+        verb: Option<NicVerb>,
+    },
     /// Attached clients
     #[command(infer_subcommands = true)]
     Client {
@@ -73,6 +86,12 @@ pub(crate) enum Command {
     Flow {
         #[command(subcommand)]
         verb: Option<FlowVerb>,
+    },
+    /// What happens: clients come and go, faults, refusals, ports that fail and come back
+    Events {
+        /// Begin with what the daemon still knows, not with what comes
+        #[arg(short, long)]
+        all: bool,
     },
     /// Counters of frames, drops and slots
     Stats,
@@ -124,6 +143,25 @@ pub(crate) enum RuleVerb {
     /// One line for each range of ports
     #[command(visible_aliases = ["ls", "show"])]
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NicVerb {
+    /// One line for each interface
+    #[command(visible_alias = "ls")]
+    List,
+    /// Everything about one interface
+    Show {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Reads seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|s: &f64| (0.01..=86_400.0).contains(s));
+    let seconds = seconds.ok_or("must be seconds from 0.01 to 86400")?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 #[derive(Debug, Subcommand)]

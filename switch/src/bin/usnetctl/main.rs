@@ -1,14 +1,15 @@
 //! The tool that looks at a running daemon.
 
 mod cli;
+mod events;
 mod show;
 mod table;
 mod talk;
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, ClientVerb, Command, Format};
+use cli::{Cli, ClientVerb, Command, Format, NicVerb};
 use serde_json::Value;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use talk::TalkError;
 use usnet_shmring::control::QueryKind;
@@ -33,17 +34,49 @@ fn main() -> ExitCode {
     }
 }
 
+/// Answers once, or again and again.
 fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
     let mut daemon = Daemon::connect(&cli.socket())?;
+    if let Command::Events { all } = command {
+        return events::follow(daemon, &cli.socket(), *all, cli.format());
+    }
+    loop {
+        let text = answer(&mut daemon, cli.format(), command)?;
+        let Some(every) = cli.watch else { return print(&text).map(drop) };
+        // A person sees one page, a program one document after the other.
+        let clear = io::stdout().is_terminal() && cli.format() == Format::Table;
+        if !print(&if clear { format!("\x1b[H\x1b[2J{text}") } else { text })? {
+            return Ok(());
+        }
+        std::thread::sleep(every);
+        // It was silent for too long to be still there.
+        daemon = Daemon::connect(&cli.socket())?;
+    }
+}
+
+/// Whether somebody still reads. A reader that has seen enough is no failure.
+fn print(text: &str) -> Result<bool, TalkError> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(TalkError::Output(error)),
+        Ok(()) => Ok(true),
+    }
+}
+
+/// The answer to one question, as it is to be printed.
+fn answer(daemon: &mut Daemon, format: Format, command: &Command) -> Result<String, TalkError> {
     let kind = match command {
-        Command::Status => QueryKind::Status,
+        Command::Status | Command::Nic { .. } => QueryKind::Status,
         Command::Client { verb: Some(ClientVerb::Detach { .. }) } => QueryKind::DetachClient,
         Command::Client { .. } => QueryKind::Clients,
         Command::Rule { .. } => QueryKind::Rules,
         Command::Stats => QueryKind::Stats,
         Command::Explain(_) => QueryKind::Explain,
         Command::Flow { .. } => QueryKind::Flows,
-        Command::Man | Command::Completions { .. } => return Ok(()),
+        Command::Man | Command::Completions { .. } | Command::Events { .. } => {
+            return Ok(String::new());
+        }
     };
     let which = match command {
         Command::Client { verb: Some(ClientVerb::Detach { id }) } => *id,
@@ -63,6 +96,15 @@ fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
         answer = found.ok_or(TalkError::NoClient { id: *id })?;
         json = answer.to_string();
     }
+    if let Command::Nic { verb } = command {
+        answer = answer["interfaces"].take();
+        if let Some(NicVerb::Show { name }) = verb {
+            let all = answer.as_array().into_iter().flatten();
+            let found = all.into_iter().find(|nic| nic["ifname"] == *name).cloned();
+            answer = found.ok_or_else(|| TalkError::NoInterface { name: name.clone() })?;
+        }
+        json = answer.to_string();
+    }
     if let Command::Flow { .. } = command {
         // Lists are arrays; what is left out is said beside.
         let left_out = answer["left_out"].as_u64().unwrap_or(0);
@@ -72,7 +114,7 @@ fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
         answer = answer["flows"].take();
         json = answer.to_string();
     }
-    let text = match (cli.format(), command) {
+    let text = match (format, command) {
         (Format::Json, _) => format!("{json}\n"),
         (Format::PrettyJson, _) => format!("{answer:#}\n"),
         (Format::Table, Command::Status) => show::status(&answer),
@@ -85,14 +127,12 @@ fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
         (Format::Table, Command::Client { verb: Some(ClientVerb::Detach { id }) }) => {
             format!("client {id} detached\n")
         }
+        (Format::Table, Command::Nic { verb: Some(NicVerb::Show { .. }) }) => show::nic(&answer),
+        (Format::Table, Command::Nic { .. }) => show::nics(&answer),
         (Format::Table, Command::Rule { .. }) => show::rules(&answer),
         (Format::Table, Command::Flow { .. }) => show::flows(&answer),
         (Format::Table, Command::Explain(_)) => show::explained(&answer),
         (Format::Table, _) => show::stats(&answer),
     };
-    // A reader that has seen enough is no failure.
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(TalkError::Output(error)),
-        _ => Ok(()),
-    }
+    Ok(text)
 }

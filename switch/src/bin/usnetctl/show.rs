@@ -70,19 +70,8 @@ fn state(interface: &Value) -> String {
     }
 }
 
-pub(crate) fn status(answer: &Value) -> String {
-    let mut text = format!(
-        "usnetd {} (protocol {}), process {}, up {} s, {}\n{} of {} slots of {} bytes free, {} clients\n\n",
-        cell(&answer["version"]),
-        cell(&answer["protocol"]),
-        cell(&answer["pid"]),
-        cell(&answer["uptime_s"]),
-        cell(&answer["socket"]),
-        cell(&answer["slots"]["free"]),
-        cell(&answer["slots"]["total"]),
-        cell(&answer["slot_size"]),
-        cell(&answer["sessions"]),
-    );
+/// Interfaces, one a line.
+pub(crate) fn nics(interfaces: &Value) -> String {
     let head = [
         "IFNAME",
         "STATE",
@@ -96,7 +85,7 @@ pub(crate) fn status(answer: &Value) -> String {
         "FLOWS",
     ];
     let mut table = Table::new(&head);
-    for interface in list(&answer["interfaces"]) {
+    for interface in list(interfaces) {
         table.row(vec![
             cell(&interface["ifname"]),
             state(interface),
@@ -110,7 +99,38 @@ pub(crate) fn status(answer: &Value) -> String {
             cell(&interface["flows"]),
         ]);
     }
-    text.push_str(&table.render());
+    table.render()
+}
+
+/// Everything about one interface, one value a line.
+pub(crate) fn nic(interface: &Value) -> String {
+    fn add(table: &mut Table, name: &str, value: &Value) {
+        match value {
+            Value::Object(inner) => {
+                inner.iter().for_each(|(key, value)| add(table, &format!("{name} {key}"), value));
+            }
+            value => table.row(vec![name.trim_start().to_owned(), cell(value)]),
+        }
+    }
+    let mut table = Table::new(&["NIC", ""]);
+    add(&mut table, "", interface);
+    table.render()
+}
+
+pub(crate) fn status(answer: &Value) -> String {
+    let mut text = format!(
+        "usnetd {} (protocol {}), process {}, up {} s, {}\n{} of {} slots of {} bytes free, {} clients\n\n",
+        cell(&answer["version"]),
+        cell(&answer["protocol"]),
+        cell(&answer["pid"]),
+        cell(&answer["uptime_s"]),
+        cell(&answer["socket"]),
+        cell(&answer["slots"]["free"]),
+        cell(&answer["slots"]["total"]),
+        cell(&answer["slot_size"]),
+        cell(&answer["sessions"]),
+    );
+    text.push_str(&nics(&answer["interfaces"]));
     for interface in list(&answer["interfaces"]) {
         if let Some(what) = interface["waits_for"].as_str() {
             text.push_str(&format!(
@@ -355,7 +375,7 @@ mod tests {
 
     #[test]
     fn what_an_answer_lacks_is_shown_as_missing() {
-        for show in [status, clients, client, rules, stats, explained, flows] {
+        for show in [status, clients, client, rules, stats, explained, flows, nics, nic] {
             for answer in [json!(null), json!([null]), json!({}), json!([{}])] {
                 show(&answer);
             }

@@ -12,6 +12,8 @@ pub(crate) enum TalkError {
     Ask(#[from] AskError),
     #[error("no client has session {id}")]
     NoClient { id: u32 },
+    #[error("no interface is named {name:?}")]
+    NoInterface { name: String },
     #[error("cannot write the answer: {0}")]
     Output(io::Error),
 }
@@ -29,6 +31,7 @@ impl TalkError {
             Self::Ask(AskError::Connect { .. } | AskError::Channel(_)) => 3,
             Self::Ask(AskError::Refused { .. } | AskError::Answer(_) | AskError::TooLong(_))
             | Self::NoClient { .. }
+            | Self::NoInterface { .. }
             | Self::Output(_) => 1,
         }
     }

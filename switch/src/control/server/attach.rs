@@ -61,6 +61,7 @@ impl Server {
                 let peer = self.connections.get(&key).map(|c| c.peer.clone()).unwrap_or_default();
                 tracing::info!(pid = peer.pid, uid = peer.uid, ?code, text, "attach refused");
                 self.send(key, request, &Message::refused(code, &text));
+                self.tell_refused(key, "attach", &(code, text));
             }
         }
     }
@@ -123,6 +124,7 @@ impl Server {
         connection.attachment = Some(attachment);
         connection.deadline = None;
         let sent = connection.send(request, &Message::Attached(answer), &share.descriptors());
+        self.tell_attached(key);
         self.apply(key, Input::Granted);
         if let Err(error) = sent {
             tracing::debug!(%error, "a client does not take its session");

@@ -58,6 +58,8 @@ pub(super) struct Connection {
     /// The request that [`Message::Detached`] answers.
     pub(super) detach_request: u32,
     outgoing: Option<Outgoing>,
+    /// The request that waits for events, and from which number on.
+    pub(super) follows: Option<(u32, u32)>,
 }
 
 impl Connection {
@@ -81,6 +83,7 @@ impl Connection {
             attachment: None,
             detach_request: 0,
             outgoing: None,
+            follows: None,
         })
     }
 

@@ -13,6 +13,7 @@
 
 mod attach;
 mod connection;
+mod events;
 mod listener;
 mod look;
 mod ports;
@@ -30,6 +31,7 @@ use crate::session::InterfaceId;
 use crate::snapshot::Snapshot;
 use crate::switch::Event;
 use connection::{Connection, Progress};
+use events::Journal;
 use listener::Listener;
 use ports::Supply;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -171,6 +173,7 @@ pub struct Server {
     started: Instant,
     /// The last counters, for those who ask often.
     snapshot: Option<(Instant, Snapshot)>,
+    journal: Journal,
 }
 
 fn system(what: &'static str) -> impl FnOnce(Errno) -> ServerError {
@@ -231,6 +234,7 @@ impl Server {
             next_session: 0,
             started: Instant::now(),
             snapshot: None,
+            journal: Journal::default(),
         })
     }
 
@@ -264,6 +268,7 @@ impl Server {
                 }
             }
             self.expire();
+            self.tell_followers();
             if self.workers.is_broken() {
                 break Err(ServerError::WorkerGone);
             }
@@ -337,6 +342,13 @@ impl Server {
         if is_process {
             tracing::debug!(pid = connection.peer.pid, "process ended");
             return self.apply(key, Input::Lost);
+        }
+        if connection.follows.is_some() {
+            // It waits for events, and is not read from before it has them.
+            if flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR) {
+                self.apply(key, Input::Lost);
+            }
+            return;
         }
         if connection.is_sending() {
             match connection.proceed() {
@@ -491,6 +503,8 @@ impl Server {
             match event {
                 Event::SessionEnded { id, fault, recovered, away, counters } => {
                     let (delivered, sent) = (counters.delivered, counters.sent);
+                    let words = fault.as_ref().map(ToString::to_string);
+                    self.tell_ended(id, words.as_deref(), (recovered, away), (delivered, sent));
                     match fault {
                         Some(fault) => {
                             tracing::warn!(session = %id, %fault, recovered, away, "client cut off");

@@ -9,6 +9,7 @@
 
 use super::super::session::{Input, State};
 use super::Server;
+use super::events::Told;
 use crate::config::Backend;
 use crate::daemon::{Notice, Order};
 use crate::net::Netlink;
@@ -45,6 +46,9 @@ impl Server {
     /// A port of an interface has failed.
     pub(super) fn port_gone(&mut self, id: InterfaceId, name: &str, error: &io::Error) {
         tracing::error!(interface = id.0, port = name, %error, "port failed");
+        let ifname = self.interfaces.get(usize::from(id.0)).map_or("?", |i| &i.name);
+        let words = error.to_string();
+        self.journal.tell(&Told::PortFailed { ifname, port: name, error: &words });
         if let Some(supply) = self.supply.get_mut(usize::from(id.0)) {
             supply.gone.get_or_insert((Instant::now(), None));
         }
@@ -57,12 +61,18 @@ impl Server {
         for notice in self.keeper.notices.take() {
             match notice {
                 Notice::Waits { interface, why } => {
+                    let ifname =
+                        self.interfaces.get(usize::from(interface.0)).map_or("?", |i| &i.name);
+                    self.journal.tell(&Told::PortWaits { ifname, why: &why });
                     let supply = self.supply.get_mut(usize::from(interface.0));
                     if let Some(Supply { gone: Some((_, waits_for)), .. }) = supply {
                         *waits_for = Some(why);
                     }
                 }
                 Notice::Retired { interface, why } => {
+                    let ifname =
+                        self.interfaces.get(usize::from(interface.0)).map_or("?", |i| &i.name);
+                    self.journal.tell(&Told::PortFailed { ifname, port: ifname, error: &why });
                     if let Some(supply) = self.supply.get_mut(usize::from(interface.0)) {
                         supply.gone.get_or_insert((Instant::now(), Some(why)));
                     }
@@ -74,6 +84,9 @@ impl Server {
                         supply.reopened += 1;
                     }
                     let Some(shared) = self.interfaces.get_mut(index) else { continue };
+                    let address = mac.to_string();
+                    let told = Told::PortReopened { ifname: &shared.name, mac: &address };
+                    self.journal.tell(&told);
                     let has_moved = shared.mac != mac;
                     (shared.mac, shared.mtu, shared.choice) = (mac, mtu, choice);
                     if !gateways.is_empty() {

@@ -36,6 +36,11 @@ impl Server {
                 let answer = self.release(key, claim);
                 self.answer_claim(key, request, answer);
             }
+            (Action::Answer, Message::Query(query)) if query.what == QueryKind::Events as u32 => {
+                if let Err((code, text)) = self.follow(key, request, query.which) {
+                    self.send(key, request, &Message::refused(code, &text));
+                }
+            }
             (Action::Answer, Message::Query(query)) => match self.query(key, *query) {
                 Ok(text) => self.send_text(key, request, text),
                 Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
@@ -51,7 +56,10 @@ impl Server {
     fn answer_claim(&mut self, key: u64, request: u32, answer: Result<Claim, Rejection>) {
         let message = match answer {
             Ok(claim) => Message::Claimed(claim),
-            Err((code, text)) => Message::refused(code, &text),
+            Err(refusal) => {
+                self.tell_refused(key, "claim", &refusal);
+                Message::refused(refusal.0, &refusal.1)
+            }
         };
         self.send(key, request, &message);
     }
@@ -138,7 +146,7 @@ impl Server {
                 return Err((RefusalCode::NotPermitted, text));
             }
             QueryKind::DetachClient => return self.order_end(query.which),
-            QueryKind::Explain => {
+            QueryKind::Explain | QueryKind::Events => {
                 return Err((RefusalCode::Protocol, "this query is asked in words".to_owned()));
             }
             QueryKind::Flows => return self.flows(privileged, query.which),

@@ -8,6 +8,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags};
 use serde_json::Value;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
@@ -102,6 +103,27 @@ impl Daemon {
     pub fn ask(&mut self, kind: QueryKind, words: &str) -> Result<(String, Value), AskError> {
         let ask = Ask::new(kind, words).ok_or(AskError::TooLong(words.len()))?;
         self.send_for_document(&Message::Ask(ask))
+    }
+
+    /// Asks in words for something that is read from a pipe.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub fn ask_for_pipe(&mut self, kind: QueryKind, words: &str) -> Result<OwnedFd, AskError> {
+        let ask = Ask::new(kind, words).ok_or(AskError::TooLong(words.len()))?;
+        let message = Message::Ask(ask);
+        self.channel.send(1, &message, &[], SendFlags::empty()).map_err(AskError::Channel)?;
+        let mut descriptors = Vec::new();
+        let (_, answer) =
+            self.channel.receive_with_descriptors(&mut descriptors).map_err(AskError::Channel)?;
+        match (answer, descriptors.pop()) {
+            (Message::Text(_), Some(pipe)) => Ok(pipe),
+            (Message::Refused(refused), _) => {
+                let code = RefusalCode::from_u32(refused.code);
+                Err(AskError::Refused { code, text: name_from(&refused.message) })
+            }
+            (other, _) => Err(AskError::Answer(format!("{:?} without a pipe", other.kind()))),
+        }
     }
 
     fn send_for_document(&mut self, message: &Message) -> Result<(String, Value), AskError> {

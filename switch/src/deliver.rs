@@ -21,6 +21,7 @@ use crate::offload::{Cut, Parts, close};
 use crate::port::{BURST, Burst};
 use crate::session::Session;
 use crate::stats::Totals;
+use crate::tap::Tap;
 use crate::verdict::DropReason;
 use usnet_shmring::descriptor::{Fault, RawDescriptor, RingName};
 use usnet_shmring::ledger::SessionId;
@@ -75,6 +76,15 @@ impl<'a> Sent<'a> {
         (buffer.get(..known).unwrap_or_default(), frame)
     }
 
+    /// Reads the frame for those who capture: the head as it is judged, and what lies behind it now.
+    pub(crate) fn read(&self, pool: &Pool, into: &mut [u8]) -> usize {
+        let count = into.len().min(self.known);
+        let Some((head, rest)) = into.split_at_mut_checked(count) else { return 0 };
+        head.copy_from_slice(self.head().get(..count).unwrap_or_default());
+        let at = u16::try_from(count).unwrap_or(u16::MAX);
+        count + pool.snapshot(&self.frame, at, rest)
+    }
+
     /// Copies the rest of the head, for a frame that the beginning does not decide.
     pub(crate) fn read_on(&mut self, pool: &Pool) {
         if let Some(rest) = self.buffer.get_mut(self.known..)
@@ -95,6 +105,8 @@ pub(crate) struct Deliver {
     touched: Vec<SessionId>,
     /// Sessions that committed a fault, to be ended after the burst.
     pub(crate) faulted: Vec<(SessionId, Fault)>,
+    /// Who captures, if anybody does.
+    pub(crate) tap: Option<Box<Tap>>,
 }
 
 impl Deliver {
@@ -105,6 +117,7 @@ impl Deliver {
             sessions: Vec::new(),
             touched: Vec::new(),
             faulted: Vec::new(),
+            tap: None,
         }
     }
 
@@ -174,6 +187,9 @@ impl Deliver {
     /// Drops a frame.
     #[inline]
     pub(crate) fn drop_frame(&mut self, frame: Frame, reason: DropReason) {
+        if let Some(tap) = &mut self.tap {
+            tap.see_dropped(self.pool.bytes(&frame), reason);
+        }
         self.totals.dropped.add(reason, 1);
         self.pool.free(frame);
     }
@@ -232,9 +248,21 @@ impl Deliver {
         }
     }
 
+    /// A frame that a client has sent, for those who capture.
+    #[cold]
+    pub(crate) fn see_sent(&mut self, from: SessionId, sent: &Sent<'_>) {
+        if let Some(tap) = &mut self.tap {
+            tap.see_sent(from, sent.frame.len(), None, |into| sent.read(&self.pool, into));
+        }
+    }
+
     /// Drops a client's frame.
     #[inline]
     pub(crate) fn drop_sent(&mut self, from: &mut Session, frame: ClientFrame, reason: DropReason) {
+        if let Some(tap) = &mut self.tap {
+            let read = |into: &mut [u8]| self.pool.snapshot(&frame, 0, into);
+            tap.see_sent(from.id, frame.len(), Some(reason), read);
+        }
         self.totals.dropped.add(reason, 1);
         from.counters.dropped_from.add(reason, 1);
         self.complete(from, frame);
@@ -304,10 +332,13 @@ impl Deliver {
 
     #[inline]
     fn to_client_as_is(&mut self, frame: Frame, to: SessionId) {
-        let Self { pool, sessions, totals, touched, .. } = self;
+        let Self { pool, sessions, totals, touched, tap, .. } = self;
         let Some(Some(session)) = sessions.get_mut(usize::from(to.0)) else {
             return self.drop_frame(frame, DropReason::SessionEnded);
         };
+        if let Some(tap) = tap {
+            tap.hold(to, pool.bytes(&frame));
+        }
         let length = frame.len() as u64;
         let flags = if session.offload { frame.offload().to_flags() } else { 0 };
         let reason = match rx_room(session) {
@@ -337,6 +368,9 @@ impl Deliver {
                         session.counters.delivered += 1;
                         session.counters.delivered_bytes += length;
                         Self::touch(touched, session);
+                        if let Some(tap) = tap {
+                            tap.release(to, None);
+                        }
                         return;
                     }
                     _ => DropReason::NoSlot,
@@ -353,6 +387,9 @@ impl Deliver {
                 return;
             }
         };
+        if let Some(tap) = tap {
+            tap.release(to, Some(reason));
+        }
         totals.dropped.add(reason, 1);
         session.counters.dropped_to.add(reason, 1);
     }
@@ -369,10 +406,13 @@ impl Deliver {
             self.complete(from, sent.frame);
             return self.to_client(copy, to);
         }
-        let Self { pool, sessions, totals, touched, .. } = self;
+        let Self { pool, sessions, totals, touched, tap, .. } = self;
         let Some(Some(session)) = sessions.get_mut(usize::from(to.0)) else {
             return self.drop_sent(from, sent.frame, DropReason::SessionEnded);
         };
+        if let Some(tap) = tap {
+            tap.hold_sent(to, sent.frame.len(), |into| sent.read(pool, into));
+        }
         let length = sent.frame.len() as u64;
         let flags = if session.offload { sent.offload.to_flags() } else { 0 };
         let reason = match rx_room(session) {
@@ -394,6 +434,9 @@ impl Deliver {
                 };
                 let delivered =
                     lent.is_some_and(|raw| session.queues.rx.push(raw.with_flags(flags)).is_ok());
+                if let Some(tap) = tap {
+                    tap.release(to, (!delivered).then_some(DropReason::NoSlot));
+                }
                 if delivered {
                     totals.to_clients += 1;
                     session.held += 1;
@@ -415,6 +458,9 @@ impl Deliver {
                 return self.drop_sent(from, sent.frame, DropReason::SessionEnded);
             }
         };
+        if let Some(tap) = tap {
+            tap.release(to, Some(reason));
+        }
         session.counters.dropped_to.add(reason, 1);
         totals.dropped.add(reason, 1);
         self.complete(from, sent.frame);

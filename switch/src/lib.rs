@@ -9,6 +9,7 @@
 //!   switch    all of it, one step at a time
 //!   config    usnetd.toml
 //!   capture   frames of a port into a file
+//!   tap       copies of frames on their way, for who captures
 //!   control   who may attach, and what each session holds
 //!   ask       questions to a running daemon
 //!   compat    clients of the predecessor
@@ -38,6 +39,7 @@ pub mod session;
 pub mod snapshot;
 pub mod stats;
 pub mod switch;
+pub mod tap;
 pub mod time;
 
 pub mod config;

@@ -26,6 +26,7 @@ use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use crate::stats::SessionCounters;
 use crate::steer::book::{Book, WorkerId};
 use crate::steer::{EXACT_FLOWS, FlowSeen, FragmentTable, Table};
+use crate::tap::{Capture, Place};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use std::collections::VecDeque;
@@ -416,7 +417,10 @@ impl Switch {
     fn receive(&mut self, index: usize, from_host: bool, now: Time) -> usize {
         let Self { interfaces, deliver, inbox, glimpses, .. } = self;
         let Some(interface) = interfaces.get_mut(index) else { return 0 };
-        if let Some(count) = interface.receive_cut(deliver, from_host, glimpses, now) {
+        // Who captures wants to see all frames.
+        if deliver.tap.is_none()
+            && let Some(count) = interface.receive_cut(deliver, from_host, glimpses, now)
+        {
             return count;
         }
         let outlet = if from_host { interface.host.as_mut() } else { Some(&mut interface.wire) };
@@ -427,6 +431,9 @@ impl Switch {
         interface.table.look_around();
         let count = inbox.len();
         deliver.totals.received += count as u64;
+        if let Some(tap) = &mut deliver.tap {
+            tap.see_received(place(index, from_host), inbox, &deliver.pool);
+        }
         while let Some(frame) = inbox.pop() {
             if from_host {
                 interface.from_host(deliver, frame, now);
@@ -441,6 +448,9 @@ impl Switch {
     fn transmit_of(&mut self, id: SessionId, now: Time) -> usize {
         let Self { interfaces, deliver, answers, head, .. } = self;
         let Some(mut session) = deliver.take(id) else { return 0 };
+        if let Some(tap) = &mut deliver.tap {
+            tap.source = Some(Place::Client(id));
+        }
         let index = usize::from(session.interface.0);
         let moved = match interfaces.get_mut(index) {
             Some(interface) => {
@@ -481,6 +491,9 @@ impl Switch {
                     deliver.totals.dropped.add(DropReason::NoReceiver, count as u64);
                 }
             }
+        }
+        if deliver.tap.as_mut().is_some_and(|tap| !tap.flush()) {
+            deliver.tap = None;
         }
         // Sent from where they lay; every session is in its place now.
         if deliver.pool.has_released() {
@@ -599,6 +612,17 @@ impl Switch {
 
     // ---- looking in ----
 
+    /// Copies frames for a capture from now on, until nobody reads it any more.
+    pub(crate) fn capture(&mut self, capture: Capture) {
+        self.deliver.tap.get_or_insert_default().add(capture);
+        for (index, interface) in self.interfaces.iter_mut().enumerate() {
+            interface.wire.place = Some(place(index, false));
+            if let Some(host) = &mut interface.host {
+                host.place = Some(place(index, true));
+            }
+        }
+    }
+
     /// Who would get this frame if it arrived on the interface's wire, and why; the tables stay as they are.
     pub(crate) fn explain(
         &mut self,
@@ -649,6 +673,12 @@ impl Switch {
     }
 }
 
+/// What a port is to those who capture.
+fn place(index: usize, is_host: bool) -> Place {
+    let number = u8::try_from(index).unwrap_or(u8::MAX);
+    if is_host { Place::Host(number) } else { Place::Wire(number) }
+}
+
 /// Takes at most one burst from a tx ring: accept, copy the head, judge, deliver.
 #[inline]
 fn drain_tx(
@@ -676,8 +706,12 @@ fn drain_tx(
     for raw in raws {
         deliver.pool.prefetch(*raw);
     }
+    let is_tapped = deliver.tap.is_some();
     for raw in raws {
         let sent = Sent::accept(&mut deliver.pool, session, *raw, head)?;
+        if is_tapped {
+            deliver.see_sent(session.id, &sent);
+        }
         interface.from_client(deliver, session, sent, answers, now);
     }
     Ok(count)

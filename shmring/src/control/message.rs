@@ -334,6 +334,8 @@ pub enum QueryKind {
     Flows = 7,
     /// What has happened from number `which` on; waits until there is something.
     Events = 8,
+    /// Copies of frames, through a pipe; asked in words, for root and the daemon's own user.
+    Capture = 9,
 }
 
 impl QueryKind {
@@ -349,6 +351,7 @@ impl QueryKind {
             6 => Self::Explain,
             7 => Self::Flows,
             8 => Self::Events,
+            9 => Self::Capture,
             _ => return None,
         })
     }

@@ -6,6 +6,7 @@
 use crate::classify::HEAD_LEN;
 use crate::deliver::{Deliver, Sent};
 use crate::port::{Burst, Port, PortCounters, PortInfo};
+use crate::tap::{Direction, Place, Seen};
 use crate::time::Time;
 use crate::verdict::DropReason;
 use std::io;
@@ -23,6 +24,10 @@ pub(crate) struct Outlet {
     pub(crate) failed: Option<io::Error>,
     /// Slots of clients from which the port sends: the first, and how many.
     tails: (u32, u32),
+    /// What it is to those who capture.
+    pub(crate) place: Option<Place>,
+    /// Frames at the front of `out` that were seen by them already.
+    seen: usize,
 }
 
 /// A client's frame of fewer bytes is copied: that costs less than a second slot.
@@ -36,7 +41,8 @@ const _: () = assert!(HEAD_LEN <= SPLIT_HEAD as usize && (SPLIT_HEAD as usize) <
 impl Outlet {
     pub(crate) fn new(port: Box<dyn Port>, pool: &mut Pool) -> Self {
         let (out, tails) = (Burst::new(), allow_tails(port.as_ref(), pool));
-        Self { port, out, gone: false, unsent: false, failed: None, tails }
+        let (gone, unsent, failed, place, seen) = (false, false, None, None, 0);
+        Self { port, out, gone, unsent, failed, tails, place, seen }
     }
 
     /// Another port in the place of this one, for which nothing waits.
@@ -66,10 +72,18 @@ impl Outlet {
         }
         self.unsent = false;
         let before = self.out.len();
+        if let Some((tap, place)) = deliver.tap.as_mut().zip(self.place) {
+            for frame in self.out.iter().skip(self.seen) {
+                let (bytes, length) = (deliver.pool.bytes(frame), frame.len());
+                let what = Seen { bytes, length, direction: Direction::Out, dropped: None };
+                tap.see(place, &what);
+            }
+        }
         if let Err(error) = self.port.transmit(now, &mut deliver.pool, &mut self.out) {
             self.fail(error);
         }
         let count = before - self.out.len();
+        self.seen = self.out.len();
         deliver.totals.to_ports += count as u64;
         count
     }

@@ -103,6 +103,11 @@ impl Burst {
         self.frames.front()
     }
 
+    /// All frames, in order, left in place.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter()
+    }
+
     /// Frees all frames and returns how many there were.
     pub fn clear(&mut self, pool: &mut Pool) -> usize {
         let count = self.frames.len();

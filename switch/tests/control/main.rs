@@ -10,6 +10,7 @@ mod events;
 mod peer;
 
 mod attach;
+mod capture;
 mod explain;
 mod hostile;
 mod pipe;

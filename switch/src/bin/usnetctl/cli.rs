@@ -26,9 +26,22 @@ Examples:
   usnetctl client detach 3             end session 3
   usnetctl explain eth0 tcp 192.0.2.7:5000 10.0.0.1:80
                                        who would get this frame, and why
-  usnetctl -w=1 client list            the same again every second
+  usnetctl capture -i eth0 -w - tcp port 443 | wireshark -k -i -
+  usnetctl --watch=1 client list       the same again every second
   usnetctl -j events                   what happens, one JSON object a line
   usnetctl -j stats | jq .totals       counters, for scripts";
+
+const CAPTURE: &str = "\
+A filter is made of tcp, udp, sctp, icmp, icmp6, arp, ip, ip6, host ADDRESS, net ADDRESS/BITS, port PORT and portrange
+FIRST-LAST, the latter four perhaps after src or dst, with not, and, or and parentheses; `and` binds before `or`.
+
+An interface has three points in the file: NAME, NAME:host and NAME:dropped; a client two. A frame that was dropped
+has the reason in its comment. Frames for which there was no room are missed, never delayed; how many is in the file.
+
+Examples:
+  usnetctl capture -i eth0 -w eth0.pcapng tcp port 443 and not host 192.0.2.7
+  usnetctl capture -c 3 -w - | wireshark -k -i -
+  usnetctl capture -i eth0 -s 128 -w - | tshark -r - -T fields -e frame.interface_name -e frame.comment";
 
 const EXPLAIN: &str = "\
 The daemon answers from the tables that steer frames. Nothing is sent, learned or kept fresh.
@@ -49,7 +62,7 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true)]
     pretty: bool,
     /// Show it again and again, every so many seconds (2 if not said)
-    #[arg(short, long, value_name = "SECONDS", global = true, num_args = 0..=1,
+    #[arg(long, value_name = "SECONDS", global = true, num_args = 0..=1,
         default_missing_value = "2", require_equals = true, value_parser = seconds)]
     pub(crate) watch: Option<Duration>,
     /// The daemon's socket [default: $USNETD_SOCKET or /run/usnetd/control.sock]
@@ -70,7 +83,7 @@ pub(crate) enum Command {
         verb: Option<NicVerb>,
     },
     /// Attached clients
-    #[command(infer_subcommands = true)]
+    #[command(infer_subcommands = true, alias = "c")]
     Client {
         #[command(subcommand)]
         verb: Option<ClientVerb>,
@@ -87,6 +100,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: Option<FlowVerb>,
     },
+    /// Copies of frames of an interface or a client, as pcapng
+    #[command(after_help = CAPTURE)]
+    Capture(CaptureArgs),
     /// What happens: clients come and go, faults, refusals, ports that fail and come back
     Events {
         /// Begin with what the daemon still knows, not with what comes
@@ -106,6 +122,34 @@ pub(crate) enum Command {
         /// Which shell
         shell: Shell,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CaptureArgs {
+    /// Interface whose ports are captured
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        required_unless_present = "client",
+        conflicts_with = "client"
+    )]
+    pub(crate) interface: Option<String>,
+    /// Client whose rings are captured: the number of its session
+    #[arg(short, long, value_name = "ID")]
+    pub(crate) client: Option<u16>,
+    /// File to write; `-` is the standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: PathBuf,
+    /// Bytes of each frame at most
+    #[arg(short, long, value_name = "BYTES", default_value_t = 65_512)]
+    pub(crate) snaplen: u32,
+    /// Stop after so many frames
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Which frames; all if not given
+    #[arg(value_name = "FILTER")]
+    pub(crate) filter: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! The tool that looks at a running daemon.
 
+mod capture;
 mod cli;
 mod events;
 mod show;
@@ -40,6 +41,9 @@ fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
     if let Command::Events { all } = command {
         return events::follow(daemon, &cli.socket(), *all, cli.format());
     }
+    if let Command::Capture(args) = command {
+        return capture::run(&mut daemon, args);
+    }
     loop {
         let text = answer(&mut daemon, cli.format(), command)?;
         let Some(every) = cli.watch else { return print(&text).map(drop) };
@@ -74,7 +78,10 @@ fn answer(daemon: &mut Daemon, format: Format, command: &Command) -> Result<Stri
         Command::Stats => QueryKind::Stats,
         Command::Explain(_) => QueryKind::Explain,
         Command::Flow { .. } => QueryKind::Flows,
-        Command::Man | Command::Completions { .. } | Command::Events { .. } => {
+        Command::Man
+        | Command::Completions { .. }
+        | Command::Events { .. }
+        | Command::Capture(_) => {
             return Ok(String::new());
         }
     };

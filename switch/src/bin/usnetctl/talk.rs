@@ -1,6 +1,7 @@
 //! What can go wrong with a question, and the exit code that says so.
 
 use std::io;
+use std::path::PathBuf;
 use thiserror::Error;
 use usnet_shmring::control::RefusalCode;
 use usnet_switch::ask::AskError;
@@ -14,6 +15,8 @@ pub(crate) enum TalkError {
     NoClient { id: u32 },
     #[error("no interface is named {name:?}")]
     NoInterface { name: String },
+    #[error("cannot write {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
     #[error("cannot write the answer: {0}")]
     Output(io::Error),
 }
@@ -32,6 +35,7 @@ impl TalkError {
             Self::Ask(AskError::Refused { .. } | AskError::Answer(_) | AskError::TooLong(_))
             | Self::NoClient { .. }
             | Self::NoInterface { .. }
+            | Self::File { .. }
             | Self::Output(_) => 1,
         }
     }

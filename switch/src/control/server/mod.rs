@@ -12,6 +12,7 @@
 //!   unsent answer a connection.
 
 mod attach;
+mod capture;
 mod connection;
 mod events;
 mod listener;
@@ -43,6 +44,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use usnet_shmring::control::{ChannelError, Message, RefusalCode};
@@ -174,6 +176,8 @@ pub struct Server {
     /// The last counters, for those who ask often.
     snapshot: Option<(Instant, Snapshot)>,
     journal: Journal,
+    /// Of each capture, whether it is over.
+    captures: Vec<Arc<AtomicBool>>,
 }
 
 fn system(what: &'static str) -> impl FnOnce(Errno) -> ServerError {
@@ -235,6 +239,7 @@ impl Server {
             started: Instant::now(),
             snapshot: None,
             journal: Journal::default(),
+            captures: Vec::new(),
         })
     }
 

@@ -45,6 +45,12 @@ impl Server {
                 Ok(text) => self.send_text(key, request, text),
                 Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
             },
+            (Action::Answer, Message::Ask(ask)) if ask.what == QueryKind::Capture as u32 => {
+                match self.capture(key, ask) {
+                    Ok(pipe) => self.hand_pipe(key, request, &pipe),
+                    Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
+                }
+            }
             (Action::Answer, Message::Ask(ask)) => match self.ask(key, ask) {
                 Ok(text) => self.send_text(key, request, text),
                 Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
@@ -146,7 +152,7 @@ impl Server {
                 return Err((RefusalCode::NotPermitted, text));
             }
             QueryKind::DetachClient => return self.order_end(query.which),
-            QueryKind::Explain | QueryKind::Events => {
+            QueryKind::Explain | QueryKind::Events | QueryKind::Capture => {
                 return Err((RefusalCode::Protocol, "this query is asked in words".to_owned()));
             }
             QueryKind::Flows => return self.flows(privileged, query.which),

@@ -12,6 +12,7 @@
 //!   tap       copies of frames on their way, for who captures
 //!   control   who may attach, and what each session holds
 //!   ask       questions to a running daemon
+//!   metrics   its counters for Prometheus and its kin
 //!   compat    clients of the predecessor
 //! ```
 
@@ -55,3 +56,4 @@ pub mod pipe;
 
 pub mod ask;
 pub mod compat;
+pub mod metrics;

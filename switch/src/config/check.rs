@@ -2,17 +2,17 @@
 
 use super::raw::{
     Account, Backend, Cpus, HostEndpoint, MacvtapKind, RawBehind, RawBusyPoll, RawConfig,
-    RawControl, RawHost, RawInterface, RawMemory, RawPolicy, RawQuota, RawWorker, Ring, Sharing,
-    Take, Unmatched,
+    RawControl, RawHost, RawInterface, RawMemory, RawMetrics, RawPolicy, RawQuota, RawWorker, Ring,
+    Sharing, Take, Unmatched,
 };
 use super::{
-    Behind, Config, Control, Interface, Memory, Network, Policy, Problem, Quota, Services, Subject,
-    Worker, account,
+    Behind, Config, Control, Interface, Memory, MetricsAt, Network, Policy, Problem, Quota,
+    Services, Subject, Worker, account,
 };
 use crate::classify::Mac;
 use crate::port::af_xdp::BusyPoll;
 use core::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 use usnet_shmring::arena::{SEGMENT_SLOTS, SlotSize};
@@ -92,10 +92,11 @@ fn quoted(text: &str) -> String {
 pub(super) fn check(file: &Path, mut raw: RawConfig) -> Result<Config, Vec<Problem>> {
     let mut problems = Problems::default();
     // Destructured, so that a new table cannot be forgotten.
-    let RawConfig { control, memory, worker, interface, policy } = &mut raw;
+    let RawConfig { control, memory, worker, metrics, interface, policy } = &mut raw;
     let control = check_control(control, &mut problems);
     let memory = check_memory(memory, &mut problems);
     let worker = check_worker(worker, &mut problems);
+    let metrics = check_metrics(metrics, &mut problems);
     let interfaces = check_interfaces(interface, &memory, &mut problems);
     let mut policies = Vec::with_capacity(policy.len() + 2);
     for (index, raw) in policy.iter_mut().enumerate() {
@@ -105,7 +106,7 @@ pub(super) fn check(file: &Path, mut raw: RawConfig) -> Result<Config, Vec<Probl
     policies.extend(built_in());
     if problems.0.is_empty() {
         let file = file.to_owned();
-        Ok(Config { file, control, memory, worker, interfaces, policies, raw })
+        Ok(Config { file, control, memory, worker, metrics, interfaces, policies, raw })
     } else {
         Err(problems.0)
     }
@@ -190,6 +191,24 @@ fn check_control(raw: &RawControl, problems: &mut Problems) -> Control {
     let compat = compat.is_some().then(|| compat_socket.clone());
     let (socket, state_dir) = (socket.clone(), state_dir.clone());
     Control { socket, mode: bits.unwrap_or(0), group, state_dir, compat }
+}
+
+fn check_metrics(raw: &RawMetrics, problems: &mut Problems) -> Option<MetricsAt> {
+    let listen = raw.listen.as_ref()?;
+    let path = listen.strip_prefix("unix:").map(Path::new);
+    let at = match (path, listen.parse::<SocketAddr>()) {
+        (Some(path), _) if path.is_absolute() && path.as_os_str().len() <= 107 => {
+            Some(MetricsAt::Unix(path.to_owned()))
+        }
+        (None, Ok(address)) if address.ip().is_loopback() => Some(MetricsAt::Tcp(address)),
+        _ => None,
+    };
+    if at.is_none() {
+        let allowed = "must be \"unix:\" and an absolute path of at most 107 bytes, or a loopback address with \
+                       a port, as \"127.0.0.1:9464\"";
+        problems.add("metrics.listen", quoted(listen), allowed);
+    }
+    at
 }
 
 fn check_memory(raw: &RawMemory, problems: &mut Problems) -> Memory {

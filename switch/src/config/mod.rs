@@ -28,7 +28,7 @@ pub(crate) use service::{protocol_name, protocol_number};
 
 use crate::classify::Mac;
 use crate::port::af_xdp::BusyPoll;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use usnet_shmring::arena::SlotSize;
@@ -54,6 +54,8 @@ pub struct Config {
     pub memory: Memory,
     /// The worker threads.
     pub worker: Worker,
+    /// Where counters are served, if they are.
+    pub metrics: Option<MetricsAt>,
     /// Interfaces, at least one, with different names.
     pub interfaces: Vec<Interface>,
     /// Who may attach; the first that fits decides. Ends with root and the daemon's own user.
@@ -74,6 +76,15 @@ pub struct Control {
     pub state_dir: Option<PathBuf>,
     /// The socket for programs of usnetd 0.1, if there is to be one.
     pub compat: Option<PathBuf>,
+}
+
+/// Where counters are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAt {
+    /// A UNIX socket, with the mode and the group of the control socket.
+    Unix(PathBuf),
+    /// TCP on a loopback address.
+    Tcp(SocketAddr),
 }
 
 /// Slots.

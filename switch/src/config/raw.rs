@@ -10,6 +10,8 @@ pub struct RawConfig {
     pub(super) control: RawControl,
     pub(super) memory: RawMemory,
     pub(super) worker: RawWorker,
+    #[serde(skip_serializing_if = "RawMetrics::is_off")]
+    pub(super) metrics: RawMetrics,
     pub(super) interface: Vec<RawInterface>,
     pub(super) policy: Vec<RawPolicy>,
 }
@@ -46,6 +48,19 @@ impl Default for RawControl {
             compat: None,
             compat_socket: super::DEFAULT_COMPAT_SOCKET.into(),
         }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawMetrics {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) listen: Option<String>,
+}
+
+impl RawMetrics {
+    fn is_off(&self) -> bool {
+        self.listen.is_none()
     }
 }
 

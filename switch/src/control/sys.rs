@@ -4,7 +4,7 @@
 
 use rustix::io::Errno;
 use std::ffi::c_int;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// `SO_PEERGROUPS` (asm-generic/socket.h), Linux 4.13.
 const SO_PEERGROUPS: c_int = 59;
@@ -12,6 +12,19 @@ const SO_PEERGROUPS: c_int = 59;
 const SO_PEERPIDFD: c_int = 77;
 /// `SO_PASSRIGHTS` (asm-generic/socket.h), Linux 6.16.
 const SO_PASSRIGHTS: c_int = 83;
+
+/// A copy of the descriptor of this number that whoever started the process has left open for it; both are
+/// closed on exec.
+///
+/// # Errors
+/// `EBADF` if there is none.
+pub(super) fn inherited(number: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the number is borrowed for two system calls only, which fail with `EBADF` if it is not open; the
+    // caller names it because it was passed by the service manager, and nothing in this process closes it.
+    let there = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(there, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::fcntl_dupfd_cloexec(there, 3)
+}
 
 /// Reads an option into `words`; returns how many bytes the kernel wrote, or wants.
 fn get_option(socket: impl AsFd, option: c_int, words: &mut [c_int]) -> Result<usize, Errno> {

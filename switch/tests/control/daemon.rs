@@ -62,6 +62,11 @@ impl Daemon {
     }
 
     pub(crate) fn start_in(directory: Directory, more: &str) -> Self {
+        Self::start_with(directory, more, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn start_with(directory: Directory, more: &str, env: &[(&str, &str)]) -> Self {
         let socket = directory.0.join("run/control.sock");
         let config = format!(
             "[control]\nsocket = \"{}\"\nmode = \"0666\"\n\
@@ -79,6 +84,7 @@ impl Daemon {
             .args(["run", "--config"])
             .arg(&file)
             .env("RUST_LOG", "debug")
+            .envs(env.iter().copied())
             .stderr(std::fs::File::create(directory.0.join("log")).unwrap())
             .spawn()
             .unwrap();

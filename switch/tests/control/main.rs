@@ -13,6 +13,8 @@ mod attach;
 mod capture;
 mod explain;
 mod hostile;
+mod metrics;
 mod pipe;
 mod programs;
+mod service;
 mod workers;

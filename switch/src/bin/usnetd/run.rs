@@ -7,11 +7,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
+use usnet_shmring::control::QueryKind;
+use usnet_switch::ask::Daemon as Asked;
 use usnet_switch::config::{Config, DEFAULT_STATE_DIR};
-use usnet_switch::daemon::{Daemon, DaemonError, Prepared, ReadyInterface, Signals};
+use usnet_switch::daemon::{Daemon, DaemonError, Notify, Prepared, ReadyInterface, Signals};
+use usnet_switch::metrics::Metrics;
 use usnet_switch::port::netmap::{Kernel, Module};
 
 /// What asks for a stop, and what would end the process without putting anything back.
@@ -28,7 +32,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     // Before any thread, so that every thread leaves the signals to this one.
     let signals = Signals::collect(&COLLECTED).map_err(start("to collect signals"))?;
     raise_descriptor_limit();
-    let control = config.control.clone();
+    let (control, metrics) = (config.control.clone(), config.metrics.clone());
+    let notify = Notify::from_environment();
     let mut prepared = Prepared::new(&config, netmap(args).map_err(start("netmap's double"))?)?;
     let interfaces = ReadyInterface::open_all(&config, &mut prepared)?;
     let daemon = Daemon::start(config, prepared, interfaces)?;
@@ -36,14 +41,24 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "other processes of this user can look into this one");
     }
+    let start_metrics = |at| Metrics::start(at, &control).map_err(start("to serve counters"));
+    let metrics = metrics.as_ref().map(start_metrics).transpose()?;
     tracing::info!(socket = %control.socket.display(), "serving");
-    wait(&daemon, &signals, Beside::start(&control)).map_err(start("to wait"))?;
+    notify.tell("READY=1\nSTATUS=serving");
+    let health = Health { notify: &notify, socket: &control.socket, told: Instant::now() };
+    wait(&daemon, &signals, Beside::start(&control), health).map_err(start("to wait"))?;
+    drop(metrics);
     Ok(daemon.wait()?)
 }
 
 /// Where root records what interfaces were like. Other users have interfaces only in namespaces that end with
 /// them.
 fn default_state_dir() -> Option<PathBuf> {
+    // A service manager has made it, whoever we are.
+    let made = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+    if let Some(directory) = made.filter(|directory| directory.is_absolute()) {
+        return Some(directory);
+    }
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -69,11 +84,43 @@ fn netmap(args: &Run) -> io::Result<Arc<dyn Kernel>> {
     Ok(Arc::new(Module))
 }
 
+/// What the service manager's watchdog hears.
+struct Health<'a> {
+    notify: &'a Notify,
+    socket: &'a Path,
+    told: Instant,
+}
+
+impl Health<'_> {
+    /// Says that all is well if it is time to, and it is; how long until the next time.
+    fn look(&mut self) -> Option<Duration> {
+        // Twice as often as it has to be heard.
+        let every = self.notify.watchdog()? / 2;
+        if self.told.elapsed() >= every {
+            self.told = Instant::now();
+            // The answer has been through the control thread and all workers.
+            let asked = Asked::connect(self.socket).and_then(|mut a| a.query(QueryKind::Status, 0));
+            match asked {
+                Ok(_) => self.notify.tell("WATCHDOG=1"),
+                Err(error) => tracing::error!(%error, "the daemon does not answer itself"),
+            }
+        }
+        Some(every.saturating_sub(self.told.elapsed()).max(Duration::from_millis(1)))
+    }
+}
+
 /// Waits for the first signal that asks for a stop and then for the daemon, or for the second signal.
-fn wait(daemon: &Daemon, signals: &Signals, mut beside: Option<Beside>) -> io::Result<()> {
+fn wait(
+    daemon: &Daemon,
+    signals: &Signals,
+    mut beside: Option<Beside>,
+    mut health: Health<'_>,
+) -> io::Result<()> {
     let mut stopping = false;
     loop {
         let soon = beside.as_mut().and_then(Beside::look);
+        let look = health.look().filter(|_| !stopping);
+        let soon = soon.into_iter().chain(look).min();
         let soon = soon.and_then(|soon| Timespec::try_from(soon).ok());
         let others = beside.as_ref().and_then(Beside::ends);
         let mut watched: Vec<_> = [daemon.finished(), signals.as_fd()]
@@ -97,6 +144,7 @@ fn wait(daemon: &Daemon, signals: &Signals, mut beside: Option<Beside>) -> io::R
                 }
                 libc::SIGTERM | libc::SIGINT => {
                     stopping = true;
+                    health.notify.tell("STOPPING=1\nSTATUS=ending all sessions");
                     beside = None;
                     daemon.request_stop();
                 }

@@ -8,7 +8,12 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// The first descriptor that a service manager passes, and how many are looked at.
+const FIRST_PASSED: i32 = 3;
+const MOST_PASSED: i32 = 16;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -29,6 +34,15 @@ impl Listener {
     /// Makes the socket. A stale file of a daemon that is gone is replaced.
     pub(super) fn bind(control: &Control) -> Result<Self, ServerError> {
         let path = &control.socket;
+        if let Some(socket) = passed(path) {
+            tracing::info!(socket = %path.display(), "the control socket is the service manager's");
+            if let Err(errno) = sys::refuse_descriptors(&socket) {
+                tracing::debug!(%errno, "the kernel does not refuse descriptors on it");
+            }
+            let (path, spare) = (path.clone(), spare());
+            // What the manager made is not removed.
+            return Ok(Self { socket, path, bound: None, made_directory: false, spare });
+        }
         let fail = |what| {
             let path = path.clone();
             move |errno: Errno| ServerError::Socket { what, path, source: errno.into() }
@@ -82,6 +96,32 @@ impl Listener {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// The listening socket at this path that a service manager has passed (sd_listen_fds(3)), if it has.
+fn passed(path: &Path) -> Option<OwnedFd> {
+    let number = |name| std::env::var(name).ok()?.parse::<i32>().ok();
+    let is_ours = number("LISTEN_PID") == i32::try_from(std::process::id()).ok();
+    let count = number("LISTEN_FDS").filter(|_| is_ours)?.clamp(0, MOST_PASSED);
+    (FIRST_PASSED..FIRST_PASSED + count).find_map(|number| {
+        let socket = sys::inherited(number).ok()?;
+        let kind = rustix::net::sockopt::socket_type(&socket).ok()?;
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket).ok()?;
+        let address = rustix::net::getsockname(&socket).ok()?;
+        let address = SocketAddrUnix::try_from(address).ok()?;
+        let is_it = address.path_bytes() == Some(path.as_os_str().as_bytes());
+        if kind == SocketType::SEQPACKET && listens && is_it {
+            rustix::io::ioctl_fionbio(&socket, true).ok()?;
+            return Some(socket);
+        }
+        tracing::warn!(
+            number,
+            ?kind,
+            listens,
+            "a descriptor was passed that is not the control socket"
+        );
+        None
+    })
 }
 
 /// A descriptor to give up when there is no other.

@@ -38,6 +38,9 @@ fn write_section(out: &mut impl Write, command: &Command, path: &str) -> io::Res
             break;
         }
     }
+    if command.get_after_help().or_else(|| command.get_after_long_help()).is_some() {
+        man.render_extra_section(out)?;
+    }
     for inner in visible(command) {
         write_section(out, inner, &format!("{path} {}", inner.get_name()))?;
     }

@@ -336,6 +336,10 @@ pub enum QueryKind {
     Events = 8,
     /// Copies of frames, through a pipe; asked in words, for root and the daemon's own user.
     Capture = 9,
+    /// What another configuration would change; asked with its path, by root and the daemon's own user.
+    DiffConfig = 10,
+    /// Puts another configuration into force, all of it or nothing; asked likewise.
+    ApplyConfig = 11,
 }
 
 impl QueryKind {
@@ -352,6 +356,8 @@ impl QueryKind {
             7 => Self::Flows,
             8 => Self::Events,
             9 => Self::Capture,
+            10 => Self::DiffConfig,
+            11 => Self::ApplyConfig,
             _ => return None,
         })
     }

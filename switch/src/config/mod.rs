@@ -13,12 +13,14 @@
 
 mod account;
 mod check;
+mod difference;
 mod error;
 mod network;
 mod policy;
 mod raw;
 mod service;
 
+pub use difference::Difference;
 pub use error::{ConfigError, Problem};
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};

@@ -11,6 +11,7 @@ mod peer;
 
 mod attach;
 mod capture;
+mod configure;
 mod explain;
 mod hostile;
 mod metrics;

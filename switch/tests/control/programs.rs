@@ -100,7 +100,23 @@ fn help_and_manual_name_every_command_and_exit_code() {
         }
     }
     let manual = Command::new(env!("CARGO_BIN_EXE_usnetctl")).arg("man").output().unwrap();
-    assert!(stdout(&manual).contains("CLIENT DETACH"), "{manual:?}");
+    let manual = stdout(&manual);
+    for word in [
+        "CLIENT DETACH",
+        "NIC SHOW",
+        "FLOW LIST",
+        "EXPLAIN",
+        "EVENTS",
+        "CAPTURE",
+        "CONFIG APPLY",
+        "\\-\\-watch",
+        "\\-\\-snaplen",
+        // Examples of a command of its own.
+        "usnetctl explain eth0 udp [2001:db8::7]:5000",
+        "wireshark \\-k",
+    ] {
+        assert!(manual.contains(word), "{word}: {manual}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
 use std::time::Duration;
-use usnet_switch::config::DEFAULT_SOCKET;
+use usnet_switch::config::{DEFAULT_FILE, DEFAULT_SOCKET};
 
 const HELP: &str = "\
 Objects and verbs may be shortened as long as they stay unique: `usnetctl c l`.
@@ -113,6 +113,11 @@ pub(crate) enum Command {
     Stats,
     /// Who would get a frame that arrives, and why, step by step
     Explain(Explain),
+    /// The daemon's configuration: check a file, compare it, put it into force
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
     /// Write the manual page
     #[command(hide = true)]
     Man,
@@ -206,6 +211,23 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|s: &f64| (0.01..=86_400.0).contains(s));
     let seconds = seconds.ok_or("must be seconds from 0.01 to 86400")?;
     Ok(Duration::from_secs_f64(seconds))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Say whether a file is right; asks no daemon
+    Check(ConfigFile),
+    /// What a file would change in the running daemon
+    Diff(ConfigFile),
+    /// Put a file into force, all of it or nothing: policies; what else it would change needs a restart, and is named
+    Apply(ConfigFile),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConfigFile {
+    /// Configuration file
+    #[arg(value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,13 +8,14 @@ mod table;
 mod talk;
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, ClientVerb, Command, Format, NicVerb};
+use cli::{Cli, ClientVerb, Command, ConfigFile, ConfigVerb, Format, NicVerb};
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use talk::TalkError;
 use usnet_shmring::control::QueryKind;
 use usnet_switch::ask::Daemon;
+use usnet_switch::config::Config;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
 
 /// Answers once, or again and again.
 fn ask(cli: &Cli, command: &Command) -> Result<(), TalkError> {
+    if let Command::Config { verb: ConfigVerb::Check(ConfigFile { file }) } = command {
+        Config::load(file).map_err(TalkError::Config)?;
+        return print(&format!("{} is right\n", file.display())).map(drop);
+    }
     let mut daemon = Daemon::connect(&cli.socket())?;
     if let Command::Events { all } = command {
         return events::follow(daemon, &cli.socket(), *all, cli.format());
@@ -77,6 +82,8 @@ fn answer(daemon: &mut Daemon, format: Format, command: &Command) -> Result<Stri
         Command::Rule { .. } => QueryKind::Rules,
         Command::Stats => QueryKind::Stats,
         Command::Explain(_) => QueryKind::Explain,
+        Command::Config { verb: ConfigVerb::Apply(_) } => QueryKind::ApplyConfig,
+        Command::Config { .. } => QueryKind::DiffConfig,
         Command::Flow { .. } => QueryKind::Flows,
         Command::Man
         | Command::Completions { .. }
@@ -94,6 +101,12 @@ fn answer(daemon: &mut Daemon, format: Format, command: &Command) -> Result<Stri
     let (mut json, mut answer) = match command {
         Command::Explain(cli::Explain { interface, protocol, source, destination }) => {
             daemon.ask(kind, &format!("{interface} {protocol} {source} {destination}"))?
+        }
+        Command::Config {
+            verb: ConfigVerb::Apply(args) | ConfigVerb::Diff(args) | ConfigVerb::Check(args),
+        } => {
+            let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
+            daemon.ask(kind, &file.to_string_lossy())?
         }
         _ => daemon.query(kind, which)?,
     };
@@ -138,6 +151,7 @@ fn answer(daemon: &mut Daemon, format: Format, command: &Command) -> Result<Stri
         (Format::Table, Command::Nic { .. }) => show::nics(&answer),
         (Format::Table, Command::Rule { .. }) => show::rules(&answer),
         (Format::Table, Command::Flow { .. }) => show::flows(&answer),
+        (Format::Table, Command::Config { .. }) => show::differences(&answer),
         (Format::Table, Command::Explain(_)) => show::explained(&answer),
         (Format::Table, _) => show::stats(&answer),
     };

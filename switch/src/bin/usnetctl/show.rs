@@ -275,6 +275,19 @@ fn owner(owner: &Value) -> String {
     }
 }
 
+/// Settings that two configurations have otherwise.
+pub(crate) fn differences(answer: &Value) -> String {
+    if list(answer).is_empty() {
+        return "nothing is otherwise\n".into();
+    }
+    let mut table = Table::new(&["SETTING", "FROM", "TO", ""]);
+    for one in list(answer) {
+        let note = if one["live"] == true { "" } else { "needs a restart" };
+        table.row(vec![cell(&one["key"]), cell(&one["from"]), cell(&one["to"]), note.into()]);
+    }
+    table.render()
+}
+
 pub(crate) fn flows(answer: &Value) -> String {
     let head = ["IFNAME", "PROTOCOL", "REMOTE", "LOCAL", "OWNER", "IDLE-S"];
     let mut table = Table::new(&head);
@@ -375,7 +388,9 @@ mod tests {
 
     #[test]
     fn what_an_answer_lacks_is_shown_as_missing() {
-        for show in [status, clients, client, rules, stats, explained, flows, nics, nic] {
+        for show in
+            [status, clients, client, rules, stats, explained, flows, nics, nic, differences]
+        {
             for answer in [json!(null), json!([null]), json!({}), json!([{}])] {
                 show(&answer);
             }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use usnet_shmring::control::RefusalCode;
 use usnet_switch::ask::AskError;
+use usnet_switch::config::ConfigError;
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -17,6 +18,8 @@ pub(crate) enum TalkError {
     NoInterface { name: String },
     #[error("cannot write {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error("{0}{cause}", cause = std::error::Error::source(.0).map(|e| format!(": {e}")).unwrap_or_default())]
+    Config(ConfigError),
     #[error("cannot write the answer: {0}")]
     Output(io::Error),
 }
@@ -36,6 +39,7 @@ impl TalkError {
             | Self::NoClient { .. }
             | Self::NoInterface { .. }
             | Self::File { .. }
+            | Self::Config(_)
             | Self::Output(_) => 1,
         }
     }

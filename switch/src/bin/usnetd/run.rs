@@ -45,7 +45,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let metrics = metrics.as_ref().map(start_metrics).transpose()?;
     tracing::info!(socket = %control.socket.display(), "serving");
     notify.tell("READY=1\nSTATUS=serving");
-    let health = Health { notify: &notify, socket: &control.socket, told: Instant::now() };
+    let (socket, file) = (&control.socket, &args.config);
+    let health = Health { notify: &notify, socket, file, told: Instant::now() };
     wait(&daemon, &signals, Beside::start(&control), health).map_err(start("to wait"))?;
     drop(metrics);
     Ok(daemon.wait()?)
@@ -88,10 +89,26 @@ fn netmap(args: &Run) -> io::Result<Arc<dyn Kernel>> {
 struct Health<'a> {
     notify: &'a Notify,
     socket: &'a Path,
+    /// The configuration.
+    file: &'a Path,
     told: Instant,
 }
 
 impl Health<'_> {
+    /// Puts the file into force as it is now.
+    fn reload(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000;
+        self.notify.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        let file = std::path::absolute(self.file).unwrap_or_else(|_| self.file.to_owned());
+        let applied = Asked::connect(self.socket)
+            .and_then(|mut asked| asked.ask(QueryKind::ApplyConfig, &file.to_string_lossy()));
+        if let Err(error) = applied {
+            tracing::error!(%error, "the configuration stays as it was");
+        }
+        self.notify.tell("READY=1\nSTATUS=serving");
+    }
+
     /// Says that all is well if it is time to, and it is; how long until the next time.
     fn look(&mut self) -> Option<Duration> {
         // Twice as often as it has to be heard.
@@ -148,6 +165,7 @@ fn wait(
                     beside = None;
                     daemon.request_stop();
                 }
+                libc::SIGHUP => health.reload(),
                 other => tracing::warn!(signal = other, "this signal has no effect"),
             }
         }

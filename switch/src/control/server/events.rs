@@ -31,6 +31,7 @@ pub(super) enum Told<'a> {
     Detached { client: u16, name: &'a str, pid: i32, delivered: u64, sent: u64, away: u32 },
     Fault { client: u16, name: &'a str, pid: i32, fault: &'a str, recovered: u32, away: u32 },
     Refused { client: Option<u16>, pid: i32, uid: u32, what: &'a str, code: &'a str, text: &'a str },
+    Configured { file: &'a str, changes: usize },
     PortFailed { ifname: &'a str, port: &'a str, error: &'a str },
     PortWaits { ifname: &'a str, why: &'a str },
     PortReopened { ifname: &'a str, mac: &'a str },

@@ -137,11 +137,17 @@ impl Server {
 
     /// Answers a question in words.
     pub(super) fn ask(&mut self, key: u64, ask: &Ask) -> Result<String, Rejection> {
-        self.may_look(key)?;
+        let privileged = self.may_look(key)?;
         let protocol = |text: &str| (RefusalCode::Protocol, text.to_owned());
         let words = ask.text().ok_or_else(|| protocol("the words are not UTF-8, or too many"))?;
         match QueryKind::from_u32(ask.what) {
             Some(QueryKind::Explain) => self.explain(words),
+            Some(QueryKind::DiffConfig | QueryKind::ApplyConfig) if !privileged => {
+                let text = "only root and the daemon's own user may do this".to_owned();
+                Err((RefusalCode::NotPermitted, text))
+            }
+            Some(QueryKind::DiffConfig) => self.diff_config(words),
+            Some(QueryKind::ApplyConfig) => self.apply_config(words),
             _ => Err((RefusalCode::Protocol, format!("no question has number {}", ask.what))),
         }
     }

@@ -13,6 +13,7 @@
 
 mod attach;
 mod capture;
+mod configure;
 mod connection;
 mod events;
 mod listener;

@@ -152,7 +152,11 @@ impl Server {
                 return Err((RefusalCode::NotPermitted, text));
             }
             QueryKind::DetachClient => return self.order_end(query.which),
-            QueryKind::Explain | QueryKind::Events | QueryKind::Capture => {
+            QueryKind::Explain
+            | QueryKind::Events
+            | QueryKind::Capture
+            | QueryKind::DiffConfig
+            | QueryKind::ApplyConfig => {
                 return Err((RefusalCode::Protocol, "this query is asked in words".to_owned()));
             }
             QueryKind::Flows => return self.flows(privileged, query.which),

@@ -1,0 +1,73 @@
+//! What two configurations have otherwise, setting by setting, and what of that a running daemon can change.
+
+use super::Config;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A setting that two configurations have otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The key with its tables: `policy[0].ports`.
+    pub key: String,
+    /// What it is; null where it is not given.
+    pub from: Value,
+    /// What it will be.
+    pub to: Value,
+    /// Whether it can be changed while the daemon runs.
+    pub live: bool,
+}
+
+/// Settings by key. A list of plain values is one setting, a list of tables many.
+fn flatten(key: &str, value: Value, into: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(table) => {
+            for (name, value) in table {
+                let key = if key.is_empty() { name } else { format!("{key}.{name}") };
+                flatten(&key, value, into);
+            }
+        }
+        Value::Array(list) if list.iter().any(Value::is_object) => {
+            for (index, value) in list.into_iter().enumerate() {
+                flatten(&format!("{key}[{index}]"), value, into);
+            }
+        }
+        Value::Array(list) if list.is_empty() => {}
+        value => {
+            into.insert(key.to_owned(), value);
+        }
+    }
+}
+
+impl Config {
+    /// What `next` has otherwise, by key.
+    #[must_use]
+    pub fn differences(&self, next: &Self) -> Vec<Difference> {
+        let settings = |config: &Self| {
+            let mut all = BTreeMap::new();
+            flatten("", serde_json::to_value(config.effective()).unwrap_or_default(), &mut all);
+            all
+        };
+        let (mut old, new) = (settings(self), settings(next));
+        let is_live = |key: &str| key.starts_with("policy[");
+        let mut all = BTreeMap::new();
+        for (key, to) in new {
+            let from = old.remove(&key).unwrap_or_default();
+            if from != to {
+                all.insert(key, (from, to));
+            }
+        }
+        all.extend(old.into_iter().map(|(key, from)| (key, (from, Value::Null))));
+        let difference = |(key, (from, to)): (String, (Value, Value))| {
+            let live = is_live(&key);
+            Difference { key, from, to, live }
+        };
+        all.into_iter().map(difference).collect()
+    }
+
+    /// Takes over what a running daemon can change: who may attach, and as what.
+    pub(crate) fn adopt(&mut self, next: Self) {
+        let Self { file, policies, raw, .. } = next;
+        (self.file, self.policies, self.raw) = (file, policies, raw);
+    }
+}

@@ -16,12 +16,12 @@
 //! - Every frame that comes in here is counted once: delivered, handed to a port's burst, or dropped
 //!   with a reason. Every slot goes on or back.
 
+use crate::capture::Tap;
 use crate::classify::{FIRST_LEN, HEAD_LEN, Protocol};
 use crate::offload::{Cut, Parts, close};
 use crate::port::{BURST, Burst};
 use crate::session::Session;
 use crate::stats::Totals;
-use crate::tap::Tap;
 use crate::verdict::DropReason;
 use usnet_shmring::descriptor::{Fault, RawDescriptor, RingName};
 use usnet_shmring::ledger::SessionId;

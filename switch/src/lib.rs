@@ -40,7 +40,6 @@ pub mod session;
 pub mod snapshot;
 pub mod stats;
 pub mod switch;
-pub mod tap;
 pub mod time;
 
 pub mod config;

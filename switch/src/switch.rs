@@ -12,6 +12,7 @@
 
 mod replace;
 
+use crate::capture::{Capture, Place};
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::config::{Services, Unmatched};
 use crate::deliver::{Deliver, Sent, tx_budget};
@@ -26,7 +27,6 @@ use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use crate::stats::SessionCounters;
 use crate::steer::book::{Book, WorkerId};
 use crate::steer::{EXACT_FLOWS, FlowSeen, FragmentTable, Table};
-use crate::tap::{Capture, Place};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use std::collections::VecDeque;

@@ -3,10 +3,10 @@
 //! A frame whose rest lies in a client's slot is made here alone, for a port that sends from that slot, and goes
 //! to no other: what waits is dropped before another port takes the place of one.
 
+use crate::capture::{Direction, Place, Seen};
 use crate::classify::HEAD_LEN;
 use crate::deliver::{Deliver, Sent};
 use crate::port::{Burst, Port, PortCounters, PortInfo};
-use crate::tap::{Direction, Place, Seen};
 use crate::time::Time;
 use crate::verdict::DropReason;
 use std::io;

@@ -3,8 +3,8 @@
 use super::super::session::Input;
 use super::Server;
 use super::attach::{Rejection, internal};
+use crate::capture::{Capturing, Filter, LONGEST, Point, Subject, start};
 use crate::session::InterfaceId;
-use crate::tap::{Capturing, Filter, LONGEST, Point, Subject, start};
 use serde::Deserialize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;

@@ -7,14 +7,16 @@
 //!
 //! - A capture has 16 chunks from its beginning and never gets more. What finds none is counted as missed.
 //! - Nothing here waits: the free chunks are taken by `try_lock`, the full ones given by `try_send`.
-//! - While nobody captures, a worker has no [`Tap`]; that is one test a burst, and one for each frame that is
+//! - While nobody captures, a worker has no `Tap`; that is one test a burst, and one for each frame that is
 //!   put on a client's ring or dropped.
 
 mod filter;
+mod pcap;
 mod pcapng;
 mod writer;
 
 pub use filter::Filter;
+pub use pcap::{PcapWriter, capture};
 pub use pcapng::{Direction, Packet, PcapngWriter, Point};
 pub(crate) use writer::{Capturing, start};
 

@@ -7,6 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use usnet_shmring::control::Channel;
 
 fn hear(socket: &UnixDatagram) -> String {
     socket.set_read_timeout(Some(crate::daemon::PATIENCE)).unwrap();
@@ -89,8 +90,9 @@ fn the_control_socket_may_be_the_service_managers() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    until("the socket", || socket.exists().then_some(()));
-    // The first connection waits until the daemon that it starts takes it.
+    // It is there before anybody listens.
+    until("the socket", || Channel::connect(&socket).ok());
+    // A connection waits until the daemon that it starts takes it.
     let client = Client::attach(&socket, "early");
     assert_eq!(client.attached.pairs, 1);
     let pid = rustix::process::Pid::from_child(&child);

@@ -3,31 +3,35 @@
 //! Only what smoltcp itself would verify: TCP and UDP right behind the IP header. Everything else is left to it.
 
 /// Where a TCP or UDP packet lies in a frame.
-struct Found<'a> {
+pub(crate) struct Found<'a> {
     /// Source and destination address.
-    addresses: &'a [u8],
-    protocol: u8,
-    packet: &'a [u8],
+    pub(crate) addresses: &'a [u8],
+    pub(crate) protocol: u8,
+    /// Where it begins in the frame.
+    pub(crate) begin: usize,
+    pub(crate) packet: &'a [u8],
 }
 
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 const UDP: u8 = 17;
-const LINK: usize = 14;
+/// Bytes of an Ethernet header.
+pub(crate) const LINK: usize = 14;
 
-fn find(frame: &[u8]) -> Option<Found<'_>> {
+/// The packet of a frame; `None` if it has none, or a piece of one.
+pub(crate) fn find(frame: &[u8]) -> Option<Found<'_>> {
     let ip = frame.get(LINK..)?;
-    let (addresses, protocol, packet) = match frame.get(12..LINK)? {
+    let (addresses, protocol, header, packet) = match frame.get(12..LINK)? {
         [0x08, 0x00] => {
             let header = usize::from(ip.first()? & 0xf) * 4;
             let total = u16::from_be_bytes(ip.get(2..4)?.try_into().ok()?);
             // More pieces, or not the first one.
             let is_piece = u16::from_be_bytes(ip.get(6..8)?.try_into().ok()?) & 0x3fff != 0;
             let packet = ip.get(header..total.into()).filter(|_| !is_piece)?;
-            (ip.get(12..20)?, *ip.get(9)?, packet)
+            (ip.get(12..20)?, *ip.get(9)?, header, packet)
         }
         [0x86, 0xdd] => {
             let length = u16::from_be_bytes(ip.get(4..6)?.try_into().ok()?);
-            (ip.get(8..40)?, *ip.get(6)?, ip.get(40..)?.get(..length.into())?)
+            (ip.get(8..40)?, *ip.get(6)?, 40, ip.get(40..)?.get(..length.into())?)
         }
         _ => return None,
     };
@@ -37,7 +41,8 @@ fn find(frame: &[u8]) -> Option<Found<'_>> {
     } else {
         packet
     };
-    matches!(protocol, TCP | UDP).then_some(Found { addresses, protocol, packet })
+    let begin = LINK + header;
+    matches!(protocol, TCP | UDP).then_some(Found { addresses, protocol, begin, packet })
 }
 
 /// Whether a frame has a transport checksum of its own, which smoltcp has left open.
@@ -47,7 +52,7 @@ pub(crate) fn has_transport(frame: &[u8]) -> bool {
 
 /// Whether a frame's transport checksum is right, or it has none.
 pub(crate) fn is_right(frame: &[u8]) -> bool {
-    let Some(Found { addresses, protocol, packet }) = find(frame) else { return true };
+    let Some(Found { addresses, protocol, packet, .. }) = find(frame) else { return true };
     let has_none = protocol == UDP && packet.get(6..8) == Some(&[0, 0]);
     if has_none && addresses.len() == 8 {
         return true;

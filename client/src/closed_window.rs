@@ -11,16 +11,14 @@
 //! back by some bytes sends all that it says from beyond that edge. If each side waits for the other to read, a
 //! connection would stand still for ever.
 
-use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpAddress, IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Packet,
-    TcpPacket, TcpSeqNumber,
-};
+use crate::checksum::{LINK, TCP, find};
+use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Flows that are remembered; of more the oldest are forgotten.
 const MOST: usize = 64;
 /// How far behind the edge a segment may begin: what was under way when the window closed.
 const FAR: i32 = 1 << 20;
-const LINK: usize = 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Flow {
@@ -45,29 +43,15 @@ pub(crate) struct ClosedWindows {
     next: usize,
 }
 
-/// A frame's TCP segment, and between whom it goes; `None` if it is no whole TCP segment.
+/// A frame's TCP segment, where it begins, and between whom it goes; `None` if it is no whole TCP segment.
 fn segment(frame: &[u8]) -> Option<(IpAddress, IpAddress, usize, TcpPacket<&[u8]>)> {
-    let ethernet = EthernetFrame::new_checked(frame).ok()?;
-    let (from, to, header, payload) = match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => {
-            let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
-            let is_piece = ip.more_frags() || ip.frag_offset() != 0;
-            if is_piece || ip.next_header() != IpProtocol::Tcp {
-                return None;
-            }
-            let header = usize::from(ip.header_len());
-            (ip.src_addr().into(), ip.dst_addr().into(), header, ip.payload())
-        }
-        EthernetProtocol::Ipv6 => {
-            let ip = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
-            if ip.next_header() != IpProtocol::Tcp {
-                return None;
-            }
-            (ip.src_addr().into(), ip.dst_addr().into(), ip.header_len(), ip.payload())
-        }
-        _ => return None,
+    let found = find(frame).filter(|found| found.protocol == TCP)?;
+    let (from, to) = found.addresses.split_at(found.addresses.len() / 2);
+    let address = |bytes: &[u8]| match bytes.len() {
+        4 => Some(IpAddress::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))),
+        _ => Some(IpAddress::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?))),
     };
-    Some((from, to, LINK + header, TcpPacket::new_checked(payload).ok()?))
+    Some((address(from)?, address(to)?, found.begin, TcpPacket::new_checked(found.packet).ok()?))
 }
 
 impl ClosedWindows {

@@ -337,7 +337,10 @@ impl Deliver {
             return self.drop_frame(frame, DropReason::SessionEnded);
         };
         if let Some(tap) = tap {
-            tap.hold(to, pool.bytes(&frame));
+            let bytes = pool.bytes(&frame);
+            tap.hold(to, bytes.len(), |into| {
+                into.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count()
+            });
         }
         let length = frame.len() as u64;
         let flags = if session.offload { frame.offload().to_flags() } else { 0 };
@@ -411,7 +414,7 @@ impl Deliver {
             return self.drop_sent(from, sent.frame, DropReason::SessionEnded);
         };
         if let Some(tap) = tap {
-            tap.hold_sent(to, sent.frame.len(), |into| sent.read(pool, into));
+            tap.hold(to, sent.frame.len(), |into| sent.read(pool, into));
         }
         let length = sent.frame.len() as u64;
         let flags = if session.offload { sent.offload.to_flags() } else { 0 };

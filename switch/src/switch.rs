@@ -8,25 +8,24 @@
 //!   it, tests and fuzzers call it directly with a virtual clock and the `wire` port.
 //! - Each source gets at most one burst a step, so none starves another.
 //! - After a step every frame that came in is accounted for ([`Totals`](crate::stats::Totals)), and every slot has one
-//!   owner ([`Snapshot::slots`]).
+//!   owner ([`Snapshot::slots`](crate::snapshot::Snapshot::slots)).
 
+mod look;
 mod replace;
 
-use crate::capture::{Capture, Place};
+use crate::capture::Place;
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::config::{Services, Unmatched};
 use crate::deliver::{Deliver, Sent, tx_budget};
-use crate::explain::{Explained, Question};
 use crate::interface::{ECHOES, Early, Interface, Outlet, Recent, Stations};
 use crate::net::guard::Pass;
 use crate::port::netmap::Glimpses;
 use crate::port::{BURST, Burst, Port};
 use crate::refusal::Bucket;
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
-use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use crate::stats::SessionCounters;
 use crate::steer::book::{Book, WorkerId};
-use crate::steer::{EXACT_FLOWS, FlowSeen, FragmentTable, Table};
+use crate::steer::{EXACT_FLOWS, FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use std::collections::VecDeque;
@@ -483,8 +482,7 @@ impl Switch {
                     let name = outlet.port.info().name.clone();
                     events.push(Event::PortGone { interface, name, error });
                     outlet.close(&mut deliver.pool);
-                    let count = early.clear(&mut deliver.pool);
-                    deliver.totals.dropped.add(DropReason::PieceAlone, count as u64);
+                    early.give_up_all(deliver);
                 }
                 if outlet.gone && !outlet.out.is_empty() {
                     let count = outlet.out.clear(&mut deliver.pool);
@@ -608,68 +606,6 @@ impl Switch {
             }
         }
         self.deliver.pool
-    }
-
-    // ---- looking in ----
-
-    /// Copies frames for a capture from now on, until nobody reads it any more.
-    pub(crate) fn capture(&mut self, capture: Capture) {
-        self.deliver.tap.get_or_insert_default().add(capture);
-        for (index, interface) in self.interfaces.iter_mut().enumerate() {
-            interface.wire.place = Some(place(index, false));
-            if let Some(host) = &mut interface.host {
-                host.place = Some(place(index, true));
-            }
-        }
-    }
-
-    /// Who would get this frame if it arrived on the interface's wire, and why; the tables stay as they are.
-    pub(crate) fn explain(
-        &mut self,
-        interface: InterfaceId,
-        question: &Question,
-        now: Time,
-    ) -> Option<Explained> {
-        Some(self.interfaces.get_mut(usize::from(interface.0))?.explain(question, now))
-    }
-
-    /// At most `most` of the flows that the interface knows, and how many those are.
-    pub(crate) fn flows_seen(
-        &self,
-        interface: InterfaceId,
-        most: usize,
-        now: Time,
-    ) -> (Vec<FlowSeen>, usize) {
-        let table = self.interfaces.get(usize::from(interface.0)).map(|i| &i.table);
-        table.map_or_else(Default::default, |t| (t.flows_seen(most, now), t.flows()))
-    }
-
-    /// All counters, at this moment.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let (audit, slots) = self.deliver.pool.audit();
-        let totals = self.deliver.totals;
-        let waiting: usize = self
-            .interfaces
-            .iter()
-            .map(|i| i.wire.out.len() + i.host.as_ref().map_or(0, |h| h.out.len()) + i.early.len())
-            .sum();
-        Snapshot {
-            totals,
-            waiting: waiting as u64,
-            frames_conserved: totals.unaccounted() == waiting as i128,
-            slots: SlotCount {
-                free: audit.free,
-                daemon: audit.daemon,
-                taken: audit.taken,
-                lent: audit.lent,
-                total: slots,
-            },
-            slots_conserved: audit.total() == slots,
-            interfaces: self.interfaces.iter().map(InterfaceSnapshot::of).collect(),
-            sessions: self.deliver.sessions().map(SessionSnapshot::of).collect(),
-            workers: Vec::new(),
-        }
     }
 }
 

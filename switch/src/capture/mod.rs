@@ -20,7 +20,7 @@ pub use pcap::{PcapWriter, capture};
 pub use pcapng::{Direction, Packet, PcapngWriter, Point};
 pub(crate) use writer::{Capturing, start};
 
-use crate::classify::{Classified, classify_head};
+use crate::classify::{Classified, HEAD_LEN, classify_head};
 use crate::port::Burst;
 use crate::verdict::DropReason;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -160,7 +160,7 @@ impl Tap {
 
     /// The longest copy that anybody wants, at least what the classifier looks at.
     fn longest(&self) -> usize {
-        self.captures.iter().map(|capture| capture.snaplen).max().unwrap_or(0).max(128)
+        self.captures.iter().map(|capture| capture.snaplen).max().unwrap_or(0).max(HEAD_LEN)
     }
 
     /// Whether anybody cares for what is seen there.
@@ -206,19 +206,9 @@ impl Tap {
         self.see(place, &what);
     }
 
-    /// Keeps a frame that is on its way to a client, until its fate is known; if anybody wants that.
-    pub(crate) fn hold(&mut self, to: SessionId, bytes: &[u8]) {
-        self.held.clear();
-        self.held_length = 0;
-        if self.is_of(Place::Client(to)) {
-            let length = bytes.len().min(self.longest()).min(LONGEST);
-            self.held.extend(bytes.get(..length).unwrap_or_default());
-            self.held_length = bytes.len();
-        }
-    }
-
-    /// The same with a frame that is read by `read`.
-    pub(crate) fn hold_sent(
+    /// Keeps a frame that is on its way to a client, until its fate is known; read by `read`, if anybody wants
+    /// that.
+    pub(crate) fn hold(
         &mut self,
         to: SessionId,
         length: usize,
@@ -227,11 +217,17 @@ impl Tap {
         self.held.clear();
         self.held_length = 0;
         if self.is_of(Place::Client(to)) {
-            self.held.resize(length.min(self.longest()).min(LONGEST), 0);
-            let count = read(&mut self.held);
-            self.held.truncate(count);
+            self.read(length, read);
             self.held_length = length;
         }
+    }
+
+    /// Fills `held` with as much of a frame of `length` bytes as anybody wants.
+    fn read(&mut self, length: usize, read: impl FnOnce(&mut [u8]) -> usize) {
+        self.held.clear();
+        self.held.resize(length.min(self.longest()).min(LONGEST), 0);
+        let count = read(&mut self.held);
+        self.held.truncate(count);
     }
 
     /// What became of the frame that is held.
@@ -258,12 +254,9 @@ impl Tap {
         if !self.is_of(place) {
             return;
         }
-        let mut held = core::mem::take(&mut self.held);
-        held.clear();
-        held.resize(length.min(self.longest()).min(LONGEST), 0);
-        let count = read(&mut held);
-        let bytes = held.get(..count).unwrap_or_default();
-        self.see(place, &Seen { bytes, length, direction: Direction::Out, dropped });
+        self.read(length, read);
+        let held = core::mem::take(&mut self.held);
+        self.see(place, &Seen { bytes: &held, length, direction: Direction::Out, dropped });
         self.held = held;
     }
 

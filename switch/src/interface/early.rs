@@ -72,6 +72,12 @@ impl Early {
         count
     }
 
+    /// Drops what waits, counted: the ports are gone that it came from and would go to.
+    pub(crate) fn give_up_all(&mut self, deliver: &mut Deliver) {
+        let count = self.clear(&mut deliver.pool);
+        deliver.totals.dropped.add(DropReason::PieceAlone, count as u64);
+    }
+
     /// Puts a piece in; returns the one that has to go for it.
     fn put(&mut self, piece: Piece) -> Option<Piece> {
         let of_remote = || self.0.iter().filter(|other| other.remote == piece.remote).count();

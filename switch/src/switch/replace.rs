@@ -50,8 +50,7 @@ impl Switch {
             outlet.close(&mut deliver.pool);
         }
         if has_failed || in_any_case {
-            let count = place.early.clear(&mut deliver.pool);
-            deliver.totals.dropped.add(DropReason::PieceAlone, count as u64);
+            place.early.give_up_all(deliver);
         }
         Ok(has_failed)
     }

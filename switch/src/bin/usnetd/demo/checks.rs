@@ -15,13 +15,15 @@ use usnet_shmring::control::QueryKind;
 pub(super) const HTTP_PORT: u16 = 80;
 pub(super) const ECHO_PORT: u16 = 7;
 pub(super) const BULK_PORT: u16 = 9000;
+/// Of the client that was built for usnetd 0.1.
+pub(super) const OLD_PORT: u16 = 4010;
 const KERNEL_PORT: u16 = 8080;
 
 /// Runs all checks.
 pub(super) fn run(topology: &mut Topology, report: &mut Report, bytes: u64) -> io::Result<()> {
-    report.progress("starting usnetd and three clients: http, echo, bulk");
+    report.progress("starting usnetd and four clients: http, echo, bulk, and one of usnetd 0.1");
     topology.start_daemon()?;
-    for role in ["http", "echo", "bulk"] {
+    for role in ["http", "echo", "bulk", "old"] {
         topology.start_client(role)?;
     }
     let has_kernel = matches!(topology.outside, Outside::Kernel(_));
@@ -117,6 +119,11 @@ fn from_outside(topology: &Topology, report: &mut Report) -> io::Result<()> {
         report.add(&format!("{name}, p50"), found.ok, found.p50_us, "us", note(&found));
         report.add(&format!("{name}, p99"), found.ok, found.p99_us, "us", "");
     }
+
+    report.progress("reaching a program of usnetd 0.1");
+    let found = probe(topology, "udp-echo", OLD_PORT, 1000, false)?;
+    let name = "UDP echo of a program of usnetd 0.1, p50";
+    report.add(name, found.ok, found.p50_us, "us", note(&found));
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use super::checks::{BULK_PORT, ECHO_PORT, HTTP_PORT};
 use super::page::{page, periods, window};
 use clap::{Args, ValueEnum};
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use usnet::net::{TcpListener, TcpStream, UdpSocket};
 use usnet::stack::{Stack, StackOptions};
 
@@ -16,6 +17,8 @@ enum Role {
     Echo,
     /// As many bytes of a known pattern as are asked for.
     Bulk,
+    /// UDP datagrams, as a program of usnetd 0.1.
+    Old,
 }
 
 /// The arguments of a client.
@@ -27,18 +30,24 @@ pub(crate) struct ClientArgs {
     /// Interface to attach to.
     #[arg(long)]
     interface: String,
+    /// Socket of the gateway for programs of usnetd 0.1.
+    #[arg(long, required_if_eq("role", "old"))]
+    gateway: Option<PathBuf>,
 }
 
 /// Attaches and serves.
 pub(crate) fn run(args: &ClientArgs) -> io::Result<()> {
     let name = args.role.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-    let mut options = StackOptions::named(&name);
-    options.session.interface = args.interface.clone();
-    let stack = Stack::attach(options)?;
     let ready = || {
         println!("ready");
         io::stdout().flush()
     };
+    if let (Role::Old, Some(gateway)) = (args.role, &args.gateway) {
+        return super::old_client::run(gateway, &args.interface, ready);
+    }
+    let mut options = StackOptions::named(&name);
+    options.session.interface = args.interface.clone();
+    let stack = Stack::attach(options)?;
     match args.role {
         Role::Http => {
             let listener = TcpListener::bind(&stack, ("0.0.0.0", HTTP_PORT))?;
@@ -62,6 +71,7 @@ pub(crate) fn run(args: &ClientArgs) -> io::Result<()> {
             ready()?;
             serve(&listener, send_pattern);
         }
+        Role::Old => {}
     }
     Ok(())
 }

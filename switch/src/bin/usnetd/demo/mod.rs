@@ -3,6 +3,7 @@
 
 mod checks;
 mod client;
+mod old_client;
 mod page;
 mod probe;
 mod sharing;

@@ -164,6 +164,11 @@ impl Topology {
         self.directory.join("control.sock")
     }
 
+    /// Where programs of usnetd 0.1 are let in.
+    fn gateway(&self) -> PathBuf {
+        self.directory.join("usnetd.socket")
+    }
+
     fn config(&self) -> PathBuf {
         self.directory.join("usnetd.toml")
     }
@@ -176,9 +181,10 @@ impl Topology {
         let socket = self.socket();
         let state = self.directory.join("state");
         let head = format!(
-            "[control]\nsocket = {:?}\nstate_dir = {:?}\n",
+            "[control]\nsocket = {:?}\nstate_dir = {:?}\ncompat = \"usnetd-0.1\"\ncompat_socket = {:?}\n",
             socket.display().to_string(),
-            state.display().to_string()
+            state.display().to_string(),
+            self.gateway().display().to_string()
         );
         let interfaces = match self.outside {
             Outside::Kernel(_) => {
@@ -239,6 +245,7 @@ impl Topology {
     pub(super) fn start_client(&mut self, role: &str) -> io::Result<()> {
         let mut command = Command::new(&self.program);
         command.arg("demo-client").arg(role).arg("--interface").arg(INSIDE_NAME);
+        command.arg("--gateway").arg(self.gateway());
         command.env("USNETD_SOCKET", self.socket()).stdin(Stdio::null()).stdout(Stdio::piped());
         self.spawn(role, command)?;
         // It prints a line when it serves.

@@ -6,7 +6,7 @@ set -euo pipefail
 needed=(
     cc:gcc ld:binutils ip:iproute2 nft:nftables tcpdump:tcpdump tshark:tshark iperf3:iperf3 curl:curl
     hping3:hping3 nping:nmap ping:iputils-ping ethtool:ethtool jq:jq setpriv:util-linux
-    unshare:util-linux
+    unshare:util-linux systemd-nspawn:systemd-container dpkg-deb:dpkg
 )
 missing=()
 for pair in "${needed[@]}"; do
@@ -35,6 +35,9 @@ done
 # nightly compiler, and no way to get one.
 have() { "$@" --version >/dev/null 2>&1; }
 have cargo deny || cargo install --locked --quiet cargo-deny || true
+# Built faster than the release profile would: it packs one package.
+have cargo deb || CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+    cargo install --locked --quiet cargo-deb || true
 if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
     have cargo +nightly miri || rustup component add miri rust-src --toolchain nightly || true
     have cargo +nightly fuzz || cargo install --locked --quiet cargo-fuzz || true

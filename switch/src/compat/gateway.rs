@@ -14,6 +14,7 @@ use super::helper::{Reply, Word};
 use super::message::{GRANTED, HANDED_OVER, LONGEST, REFUSED, Request, UsedPorts, Wish};
 use crate::ask::Daemon;
 use crate::config::protocol_number;
+use crate::control::group::give_to_group;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
@@ -148,7 +149,7 @@ impl Gateway {
         let mode = std::fs::Permissions::from_mode(spec.mode);
         std::fs::set_permissions(&spec.socket, mode)?;
         if let Some(group) = spec.group {
-            std::os::unix::fs::chown(&spec.socket, None, Some(group))?;
+            give_to_group(&spec.socket, group)?;
         }
         let counters = Counters::default();
         Ok(Self { spec, socket, programs: Vec::new(), used: None, counters })

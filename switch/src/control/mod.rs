@@ -8,6 +8,7 @@
 //!   memory     regions, slots and wake-ups of a session
 //! ```
 
+pub(crate) mod group;
 pub(crate) mod kernel_ports;
 pub mod memory;
 pub mod registry;

@@ -14,9 +14,10 @@ pub use text::{CONTENT_TYPE, exposition};
 
 use crate::ask::{AskError, Daemon};
 use crate::config::{Control, MetricsAt};
+use crate::control::group::give_to_group;
 use crate::control::server::StopHandle;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Gid, Mode};
+use rustix::fs::Mode;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -69,7 +70,7 @@ impl Listener {
         listener.set_nonblocking(true)?;
         rustix::fs::chmod(path, Mode::from_raw_mode(control.mode))?;
         if let Some(group) = control.group {
-            rustix::fs::chown(path, None, Some(Gid::from_raw(group)))?;
+            give_to_group(path, group)?;
         }
         Ok(Self::Unix(listener, path.clone()))
     }

@@ -1,9 +1,10 @@
 //! The control socket in the file system.
 
+use super::super::group::give_to_group;
 use super::super::sys;
 use super::ServerError;
 use crate::config::Control;
-use rustix::fs::{Gid, Mode, OFlags, Stat};
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
@@ -67,8 +68,7 @@ impl Listener {
         // Nobody can connect before `listen`, so there is no moment with other rights than these.
         rustix::fs::chmod(path, Mode::from_raw_mode(control.mode)).map_err(fail("protect"))?;
         if let Some(group) = control.group {
-            let group = Gid::from_raw(group);
-            rustix::fs::chown(path, None, Some(group)).map_err(fail("give to its group"))?;
+            give_to_group(path, group).map_err(fail("give to its group"))?;
         }
         if let Err(errno) = sys::refuse_descriptors(&listener.socket) {
             // The daemon gives no control buffer either; this only saves the kernel's own work.

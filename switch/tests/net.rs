@@ -14,7 +14,7 @@ use usnet_switch::net::guard::{Guard, Pass};
 use usnet_switch::net::namespace::{self, Namespace};
 use usnet_switch::net::offload::{Offload, Offloads};
 use usnet_switch::net::sysctl::Setting;
-use usnet_switch::net::{KeptQdisc, Netlink};
+use usnet_switch::net::{KeptQdisc, Netlink, XdpFeatures};
 
 const NOBODY: u32 = 65534;
 
@@ -302,4 +302,24 @@ fn skip_unless_child(name: &str) {
         Ok(output) => assert!(output.status.success(), "{output:?}"),
         Err(error) => skip(name, &error.to_string()),
     }
+}
+
+#[test]
+fn what_a_veth_can_do_with_xdp_sockets_is_known() {
+    isolated("what_a_veth_can_do_with_xdp_sockets_is_known", || {
+        let mut net = Netlink::open().unwrap();
+        net.add_veth("sv0", "pv0", None).unwrap();
+        let index = net.link("sv0").unwrap().index;
+        match XdpFeatures::of(index).unwrap() {
+            // Its driver runs programs, and leaves the slots to the kernel.
+            Some(features) => {
+                let expected = XdpFeatures { programs: true, zero_copy: false, pieces: 1 };
+                assert_eq!(features, expected);
+            }
+            None => eprintln!("this kernel does not say (Linux 6.3)"),
+        }
+        net.delete_link("sv0").unwrap();
+        let error = XdpFeatures::of(index).unwrap_err();
+        assert!(error.to_string().contains(&format!("link {index}")), "{error}");
+    });
 }

@@ -355,6 +355,8 @@ fn xdp_pair(generic: bool) -> Result<Pair, String> {
             generic,
             copy: false,
             busy_poll: None,
+            groups: Vec::new(),
+            split_copied: false,
         };
         let mut port = match AfXdp::open(&spec, &segment) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

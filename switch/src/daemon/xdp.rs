@@ -100,6 +100,8 @@ pub(super) fn open(
         generic: false,
         copy: false,
         busy_poll: interface.busy_poll,
+        groups: Vec::new(),
+        split_copied: false,
     };
     let mut wires =
         AfXdp::open_group(&spec, segment, workers).map_err(|error| port_error(name, error))?;

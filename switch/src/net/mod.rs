@@ -6,6 +6,7 @@
 //!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
 //!   watch                           that something of it has changed
 //!   offload, channels, driver       segmentation, checksums; queues       SIOCETHTOOL
+//!   xdp_features                    what a driver can do with XDP sockets NETLINK_GENERIC
 //!   held_port, port_user            ports kept from its stack; who uses one   bind, NETLINK_SOCK_DIAG
 //!   sysctl                          /proc/sys/net, with the way back
 //!   namespace                       user and network namespaces that nothing outlives
@@ -30,6 +31,7 @@ mod port_user;
 mod qdisc;
 mod sys;
 mod watch;
+mod xdp_features;
 
 pub mod guard;
 pub mod macvtap;
@@ -46,3 +48,4 @@ pub use link::{Link, LinkState, MacvtapMode, Netlink};
 pub use port_user::PortUser;
 pub use qdisc::KeptQdisc;
 pub use watch::Watch;
+pub use xdp_features::XdpFeatures;

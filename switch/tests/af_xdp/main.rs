@@ -1,5 +1,11 @@
 //! XDP sockets against real kernel stacks at the other end of a veth.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "frames are built from small numbers"
+)]
+
 /// The test's own name, with its module.
 macro_rules! name {
     ($name:literal) => {
@@ -10,10 +16,15 @@ macro_rules! name {
 #[path = "../isolated/mod.rs"]
 mod isolated;
 
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod support;
+
 mod firewall;
 mod jumbo;
 mod rate;
 mod sharing;
+mod split;
 mod workers;
 
 use isolated::{isolated, skip};
@@ -88,6 +99,8 @@ pub(crate) fn spec(name: &str) -> AfXdpSpec {
         generic: false,
         copy: false,
         busy_poll: None,
+        groups: Vec::new(),
+        split_copied: false,
     }
 }
 

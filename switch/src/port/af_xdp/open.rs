@@ -12,7 +12,7 @@ use super::firewall::Firewall;
 use super::port::{AfXdp, Mode};
 use super::program::{Shares, XDP_PASS, take};
 use super::queue::{Binding, BusyPoll, Queue};
-use super::umem::HEADROOM;
+use super::umem::{HEADROOM, Umem};
 use super::watch::watch;
 use crate::classify::{Mac, Protocol};
 use crate::net::guard::Pass;
@@ -55,6 +55,11 @@ pub struct AfXdpSpec {
     pub copy: bool,
     /// Poll the driver instead of waiting for its interrupts.
     pub busy_poll: Option<BusyPoll>,
+    /// Segments of trust groups, side by side before the port segment: where the driver uses the slots itself and takes
+    /// frames of several pieces, the rest of what their clients send leaves from there.
+    pub groups: Vec<Arc<Segment>>,
+    /// That even where the kernel copies, which gains nothing there: to try it.
+    pub split_copied: bool,
 }
 
 /// What the kernel serves behind its firewall.
@@ -97,26 +102,20 @@ impl AfXdp {
         let Some(workers) = u8::try_from(count).ok().filter(|w| u32::from(*w) <= queues) else {
             return Err(too_few(&spec.name, queues, count));
         };
-        let mut ports: Vec<Self> = (0..workers).map(|_| Self::new(spec, segment)).collect();
-        let has_pieces = check_length(spec, &ports)?;
-        let frames = spec.frames.clamp(64, 1 << 14).next_power_of_two();
-        let sockets = SocketMap::sockets(queues)?;
-        let mut first = None;
-        let places = (0..ports.len()).cycle();
-        for (queue, place) in (0..queues).zip(places) {
-            let Some(port) = ports.get_mut(place) else { break };
-            let copy = spec.copy || spec.generic;
-            let pieces = has_pieces;
-            let (interface, busy_poll) = (spec.index, spec.busy_poll);
-            let binding = Binding { interface, queue, copy, pieces, busy_poll, frames };
-            let queue = Queue::open(&port.umem, binding, first.as_ref().map(AsFd::as_fd))?;
-            if first.is_none() {
-                first = Some(queue.as_fd().try_clone_to_owned()?);
-            }
-            port.mode.zero_copy = queue.is_zero_copy()?;
-            port.queues.push(queue);
+        let sockets = Arc::new(SocketMap::sockets(queues)?);
+        let mut ports = open_queues(spec, segment, &[], workers)?;
+        let is_zero_copy = |ports: &[Self]| ports.iter().all(|port| port.mode.zero_copy);
+        if !spec.groups.is_empty() && (spec.split_copied || is_zero_copy(&ports)) {
+            // A driver may use slots itself only as long as frames are of one piece.
+            drop(ports);
+            ports = match open_queues(spec, segment, &spec.groups, workers) {
+                Ok(ports) if spec.split_copied || is_zero_copy(&ports) => ports,
+                other => {
+                    drop(other);
+                    open_queues(spec, segment, &[], workers)?
+                }
+            };
         }
-        let sockets = Arc::new(sockets);
         // Last, since from here on the kernel does not get the frames.
         let InFront { hook, links, claimed } = put_in_front(spec, &sockets, workers)?;
         let links = Arc::new(links);
@@ -129,6 +128,34 @@ impl AfXdp {
         }
         Ok(ports)
     }
+}
+
+/// Binds sockets to all queues, with the slots of `groups` before those of the port segment.
+fn open_queues(
+    spec: &AfXdpSpec,
+    segment: &Arc<Segment>,
+    groups: &[Arc<Segment>],
+    workers: u8,
+) -> io::Result<Vec<AfXdp>> {
+    let umem = || Umem::new(Arc::clone(segment), groups);
+    let mut ports: Vec<_> = (0..workers).map(|_| AfXdp::new(spec, umem())).collect();
+    let pieces = check_length(spec, &ports)? || ports.iter().any(|port| port.mode.splits);
+    let frames = spec.frames.clamp(64, 1 << 14).next_power_of_two();
+    let mut first = None;
+    let places = (0..ports.len()).cycle();
+    for (queue, place) in (0..spec.queues.max(1)).zip(places) {
+        let Some(port) = ports.get_mut(place) else { break };
+        let copy = spec.copy || spec.generic;
+        let (interface, busy_poll) = (spec.index, spec.busy_poll);
+        let binding = Binding { interface, queue, copy, pieces, busy_poll, frames };
+        let queue = Queue::open(&port.umem, binding, first.as_ref().map(AsFd::as_fd))?;
+        if first.is_none() {
+            first = Some(queue.as_fd().try_clone_to_owned()?);
+        }
+        port.mode.zero_copy = queue.is_zero_copy()?;
+        port.queues.push(queue);
+    }
+    Ok(ports)
 }
 
 /// What stands in front of the queues.

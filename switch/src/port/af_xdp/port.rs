@@ -8,6 +8,8 @@
 //!
 //! - No frame is copied here, but for one to be sent that lies outside of the UMEM. In copy mode the
 //!   kernel copies, between its own buffer and the slot.
+//! - Of what a client of a trust group sends, only the head is copied where the driver uses the slots itself: it
+//!   was judged, and the rest leaves from the client's slot, as a second piece.
 //! - A received frame is handed on only if a free slot takes its place, so the number of slots that the
 //!   kernel has to receive into never shrinks.
 //! - All is sent by the first of its queues, so that no frame overtakes another.
@@ -24,12 +26,12 @@ use crate::net::guard::Pass;
 use crate::port::{Burst, Port, PortCounters, PortInfo};
 use crate::steer::ClaimedPorts;
 use crate::time::Time;
+use core::ops::Range;
 use core::time::Duration;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use usnet_shmring::arena::Segment;
 use usnet_shmring::pool::{Frame, MIN_FRAME, Pool};
 
 /// How frames reach the slots.
@@ -40,11 +42,19 @@ pub(super) struct Mode {
     pub(super) zero_copy: bool,
     /// Whether it is polled.
     pub(super) is_polled: bool,
+    /// Whether the rest of what clients send leaves from their own slots.
+    pub(super) splits: bool,
 }
 
 impl Mode {
     const fn text(self) -> &'static str {
         match (self.hook, self.zero_copy, self.is_polled) {
+            (Hook::Driver, true, false) if self.splits => {
+                "driver, zero-copy, also of clients' slots"
+            }
+            (Hook::Driver, true, true) if self.splits => {
+                "driver, zero-copy, also of clients' slots, busy polling"
+            }
             (Hook::Driver, true, false) => "driver, zero-copy",
             (Hook::Driver, false, false) => "driver, copy",
             (Hook::Generic, _, false) => "generic, copy",
@@ -95,7 +105,7 @@ pub struct AfXdp {
 
 impl AfXdp {
     /// A port without queues yet.
-    pub(super) fn new(spec: &AfXdpSpec, segment: &Arc<Segment>) -> Self {
+    pub(super) fn new(spec: &AfXdpSpec, umem: Umem) -> Self {
         Self {
             info: PortInfo {
                 name: spec.name.clone(),
@@ -104,9 +114,14 @@ impl AfXdp {
                 mtu: spec.mtu,
             },
             index: spec.index,
-            mode: Mode { hook: Hook::Driver, zero_copy: false, is_polled: false },
+            mode: Mode {
+                hook: Hook::Driver,
+                zero_copy: false,
+                is_polled: false,
+                splits: !umem.tails().is_empty(),
+            },
             unfinished: spec.unfinished,
-            umem: Umem::new(Arc::clone(segment)),
+            umem,
             queues: Vec::new(),
             turn: 0,
             beside: None,
@@ -229,6 +244,7 @@ impl Port for AfXdp {
 
     fn transmit(&mut self, now: Time, pool: &mut Pool, from: &mut Burst) -> io::Result<usize> {
         let longest = (usize::from(self.info.mtu) + 22).min(self.umem.longest_frame() as usize);
+        let splits = self.mode.splits;
         let Self { queues, umem, counters, .. } = self;
         let Some(queue) = queues.first_mut() else { return Ok(0) };
         if let Some((since, Kick::Down)) = self.waiting
@@ -245,6 +261,39 @@ impl Port for AfXdp {
         while room > 0
             && let Some(frame) = from.pop()
         {
+            if splits && let Some(rest) = pool.tail(&frame) {
+                let length = frame.len() + usize::from(rest.length);
+                let pieces = umem.pieces_of_both(&frame, &rest);
+                if pieces > room {
+                    from.put_back(frame);
+                    break;
+                }
+                count += 1;
+                let both = if length > longest {
+                    Err(frame)
+                } else {
+                    let head = u32::try_from(frame.len()).unwrap_or(0);
+                    umem.give_both(frame, &rest, queue.number()).map(|places| (head, places))
+                };
+                match both {
+                    Ok((head, (head_at, rest_at))) => {
+                        if !queue.push(umem, head_at, head, true)
+                            || !queue.push(umem, rest_at, rest.length.into(), false)
+                        {
+                            return Err(inconsistent("no room where there was some"));
+                        }
+                        counters.transmitted += 1;
+                        counters.transmitted_bytes += length as u64;
+                        counters.split += 1;
+                        room -= pieces;
+                    }
+                    Err(frame) => {
+                        counters.transmit_errors += 1;
+                        pool.free(frame);
+                    }
+                }
+                continue;
+            }
             let length = frame.len();
             if length > longest || length < usize::from(MIN_FRAME) {
                 counters.transmit_errors += 1;
@@ -266,7 +315,7 @@ impl Port for AfXdp {
             }
             match umem.give(frame, Purpose::Transmit(queue.number())) {
                 Ok(address) => {
-                    if !queue.push(umem, address, u32::try_from(length).unwrap_or(0)) {
+                    if !queue.push(umem, address, u32::try_from(length).unwrap_or(0), false) {
                         return Err(inconsistent("no room where there was some"));
                     }
                 }
@@ -308,6 +357,10 @@ impl Port for AfXdp {
 
     fn claimed_ports(&self) -> Option<Arc<dyn ClaimedPorts>> {
         Some(Arc::clone(self.claimed.as_ref()?) as Arc<dyn ClaimedPorts>)
+    }
+
+    fn tails(&self) -> Range<u32> {
+        self.umem.tails()
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -286,12 +286,19 @@ impl Queue {
         Ok(self.tx.refresh()?.min(self.frames.saturating_sub(self.in_flight)))
     }
 
-    /// Puts a frame that lies in the UMEM into the tx ring, after a look at [`room`](Self::room).
+    /// Puts a frame that lies in the UMEM into the tx ring, after a look at [`room`](Self::room); or a part of one,
+    /// that `more` follows.
     #[inline]
-    pub(super) fn push(&mut self, umem: &Umem, mut address: u64, mut length: u32) -> bool {
+    pub(super) fn push(
+        &mut self,
+        umem: &Umem,
+        mut address: u64,
+        mut length: u32,
+        more: bool,
+    ) -> bool {
         loop {
             let piece = length.min(umem.to_end_of_chunk(address));
-            let pushed = self.tx.push_frame(address, piece, piece < length);
+            let pushed = self.tx.push_frame(address, piece, more || piece < length);
             self.in_flight += u32::from(pushed);
             if !pushed || piece == length {
                 return pushed;

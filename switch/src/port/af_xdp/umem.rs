@@ -5,6 +5,9 @@
 //!   UMEM      0            size        2 size                   offset = address % slot size
 //!   given         rx, 0        -          tx, 0                 one entry a slot
 //!
+//!   groups, segment   | rest |   -   |   | head |   ...         where the rest of a frame is sent from a client's
+//!   rests, given      | head |   -   |   | tx,0 |   ...         slot: the slots of trust groups lie before the pool's
+//!
 //!   chunk     | slot        |            where a slot is no larger than a page, or lies on a huge page
 //!   chunks    | 0 | 1 | 2 | 3 |          else: the kernel takes pages. Received is into the first of a slot
 //! ```
@@ -13,18 +16,20 @@
 //!   the first of them; it is sent from one slot in several pieces.
 //! - Slots of other segments are not in it: the pages are pinned once, when the port opens, and sessions
 //!   come and go. Received frames are lent out of this segment, and what the switch sends was vetted
-//!   in a slot of it.
+//!   in a slot of it, all of it or its head.
+//! - Into a client's slot nothing is ever received: only slots of the pool are given for that.
 //! - The kernel's word for a slot is never used without the list: a slot that was not given, or to
 //!   another ring, closes the port.
 
 use super::bpf::XdpError;
 use super::rings::inconsistent;
+use core::ops::Range;
 use rustix::net::xdp::{XdpUmemReg, XdpUmemRegFlags};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use usnet_shmring::arena::Segment;
-use usnet_shmring::pool::{Frame, Pool};
+use usnet_shmring::pool::{Frame, Pool, Tail};
 
 /// Room that the kernel leaves in front of a received frame (`XDP_PACKET_HEADROOM`, linux/bpf.h).
 pub(super) const HEADROOM: u32 = 256;
@@ -39,6 +44,8 @@ struct Given {
     to: Purpose,
     /// Pieces of it in the rings.
     pieces: u32,
+    /// The client's slot that its rest lies in, by its index in `rests`.
+    rest: Option<u32>,
 }
 
 /// What a slot was given for.
@@ -55,21 +62,48 @@ pub(super) enum Purpose {
 pub(super) struct Umem {
     /// Keeps the memory mapped.
     segment: Arc<Segment>,
+    /// Of trust groups, side by side before it, lowest first.
+    groups: Vec<Arc<Segment>>,
     slot_size: u32,
     /// What the kernel takes for one buffer.
     chunk: u32,
     given: Vec<Option<Given>>,
+    /// For each slot of the groups, of which frame a rest is sent from there: an index of `given`.
+    rests: Vec<Option<u32>>,
 }
 
 impl Umem {
-    /// Over a segment that the daemon alone writes.
-    pub(super) fn new(segment: Arc<Segment>) -> Self {
+    /// Over a segment that the daemon alone writes, and over `groups`, which clients write and rests of frames are
+    /// sent from. Of these only those that lie side by side up to the segment.
+    pub(super) fn new(segment: Arc<Segment>, groups: &[Arc<Segment>]) -> Self {
         let slot_size = segment.arena().slot_size().bytes();
         let mut given = Vec::new();
         given.resize_with(segment.count() as usize, || None);
+        let mut first = segment.first();
+        let is_next = |group: &&Arc<Segment>| {
+            let is_next = group.first() + group.count() == first
+                && Arc::ptr_eq(group.arena(), segment.arena())
+                && group.is_huge() == segment.is_huge();
+            first = group.first();
+            is_next
+        };
+        let mut groups: Vec<_> = groups.iter().rev().take_while(is_next).cloned().collect();
+        groups.reverse();
+        let count = groups.iter().map(|group| group.count() as usize).sum();
         let is_whole = slot_size <= SMALL_PAGE || segment.is_huge();
         let chunk = if is_whole { slot_size } else { SMALL_PAGE };
-        Self { segment, slot_size, chunk, given }
+        Self { segment, groups, slot_size, chunk, given, rests: vec![None; count] }
+    }
+
+    /// The clients' slots that rests of frames may lie in.
+    pub(super) fn tails(&self) -> Range<u32> {
+        let end = self.segment.first();
+        self.groups.first().map_or(0..0, |group| group.first()..end)
+    }
+
+    /// Where the pool's slots begin, in slots.
+    fn before(&self) -> u64 {
+        self.rests.len() as u64
     }
 
     /// Longest frame that fits behind the kernel's headroom.
@@ -92,17 +126,30 @@ impl Umem {
     /// In how many pieces a frame is sent.
     #[inline]
     pub(super) fn pieces(&self, frame: &Frame) -> u32 {
-        let begin = u32::from(frame.offset()) % self.chunk;
         let length = u32::try_from(frame.len()).unwrap_or(u32::MAX - self.chunk);
+        self.pieces_of(frame.offset(), length)
+    }
+
+    /// In how many pieces so many bytes of a slot are sent.
+    #[inline]
+    fn pieces_of(&self, offset: u16, length: u32) -> u32 {
+        let begin = u32::from(offset) % self.chunk;
         (begin + length).div_ceil(self.chunk).max(1)
+    }
+
+    /// In how many pieces a frame is sent whose rest lies elsewhere.
+    #[inline]
+    pub(super) fn pieces_of_both(&self, head: &Frame, rest: &Tail) -> u32 {
+        self.pieces(head) + self.pieces_of(rest.offset, rest.length.into())
     }
 
     /// Pins the memory, and gives it to a socket.
     pub(super) fn register(&self, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
-        let bytes = self.segment.bytes();
+        let lowest = self.groups.first().unwrap_or(&self.segment).bytes();
+        let all = self.groups.iter().chain([&self.segment]);
         let registration = XdpUmemReg {
-            addr: bytes.cast::<u8>().as_ptr().expose_provenance() as u64,
-            len: bytes.len() as u64,
+            addr: lowest.cast::<u8>().as_ptr().expose_provenance() as u64,
+            len: all.map(|segment| segment.bytes().len() as u64).sum(),
             chunk_size: self.chunk,
             headroom: 0,
             flags: XdpUmemRegFlags::empty(),
@@ -144,14 +191,54 @@ impl Umem {
             Purpose::Receive(_) => (0, 1),
             Purpose::Transmit(_) => (frame.offset(), self.pieces(&frame)),
         };
-        let address = index as u64 * u64::from(self.slot_size) + u64::from(offset);
+        let address = self.address(index, offset);
         match self.given.get_mut(index) {
             Some(place @ None) => {
-                *place = Some(Given { frame, to, pieces });
+                *place = Some(Given { frame, to, pieces, rest: None });
                 Ok(address)
             }
             _ => Err(frame),
         }
+    }
+
+    /// An address in a slot of the pool.
+    #[inline]
+    fn address(&self, index: usize, offset: u16) -> u64 {
+        (self.before() + index as u64) * u64::from(self.slot_size) + u64::from(offset)
+    }
+
+    /// Puts the two slots of a frame that is sent by `queue` on the list. Returns where head and rest begin.
+    ///
+    /// # Errors
+    /// The frame itself if one of them lies elsewhere, or the list has it.
+    #[inline]
+    pub(super) fn give_both(
+        &mut self,
+        head: Frame,
+        rest: &Tail,
+        queue: u32,
+    ) -> Result<(u64, u64), Frame> {
+        let pieces = self.pieces_of_both(&head, rest);
+        let end = u32::from(rest.offset) + u32::from(rest.length);
+        let (Some(index), Some(of_rest)) =
+            (self.index(head.slot()), rest.slot.checked_sub(self.tails().start))
+        else {
+            return Err(head);
+        };
+        let at = self.address(index, head.offset());
+        let (Some(place @ None), Some(back @ None), Ok(number), true) = (
+            self.given.get_mut(index),
+            self.rests.get_mut(of_rest as usize),
+            u32::try_from(index),
+            end <= self.slot_size,
+        ) else {
+            return Err(head);
+        };
+        *back = Some(number);
+        let to = Purpose::Transmit(queue);
+        *place = Some(Given { frame: head, to, pieces, rest: Some(of_rest) });
+        let rest_at = u64::from(of_rest) * u64::from(self.slot_size) + u64::from(rest.offset);
+        Ok((at, rest_at))
     }
 
     /// Takes the slot at an address that a ring showed off the list, as the frame that was given, and
@@ -162,7 +249,9 @@ impl Umem {
     #[inline]
     pub(super) fn take(&mut self, address: u64, from: Purpose) -> io::Result<(Frame, u16)> {
         let size = u64::from(self.slot_size);
-        let place = usize::try_from(address / size).ok().and_then(|i| self.given.get_mut(i));
+        let index = (address / size).checked_sub(self.before());
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        let place = index.and_then(|index| self.given.get_mut(index));
         let offset = u16::try_from(address % size);
         match (place, offset) {
             (Some(place), Ok(offset)) if place.as_ref().is_some_and(|given| given.to == from) => {
@@ -181,16 +270,31 @@ impl Umem {
     /// The slot was not given for that purpose.
     #[inline]
     pub(super) fn sent(&mut self, address: u64, queue: u32) -> io::Result<Option<Frame>> {
-        let size = u64::from(self.slot_size);
-        let place = usize::try_from(address / size).ok().and_then(|i| self.given.get_mut(i));
-        if let Some(Some(given)) = place
-            && given.to == Purpose::Transmit(queue)
-            && given.pieces > 1
-        {
-            given.pieces -= 1;
-            return Ok(None);
+        let slot = address / u64::from(self.slot_size);
+        let index = match slot.checked_sub(self.before()) {
+            Some(index) => usize::try_from(index).ok(),
+            // A rest, or a piece of one.
+            None => usize::try_from(slot)
+                .ok()
+                .and_then(|slot| self.rests.get(slot).copied().flatten())
+                .map(|head| head as usize),
+        };
+        let place = index.and_then(|index| self.given.get_mut(index));
+        let Some(place) = place else { return Err(inconsistent("a slot that it was not given")) };
+        match place {
+            Some(given) if given.to == Purpose::Transmit(queue) && given.pieces > 1 => {
+                given.pieces -= 1;
+                Ok(None)
+            }
+            Some(given) if given.to == Purpose::Transmit(queue) => {
+                let rest = given.rest.and_then(|rest| self.rests.get_mut(rest as usize));
+                if let Some(rest) = rest {
+                    *rest = None;
+                }
+                Ok(place.take().map(|given| given.frame))
+            }
+            _ => Err(inconsistent("a slot that it was not given")),
         }
-        self.take(address, Purpose::Transmit(queue)).map(|(frame, _)| Some(frame))
     }
 
     /// Takes everything off the list. Only when the kernel has nothing of it any more.
@@ -198,6 +302,7 @@ impl Umem {
         for given in self.given.iter_mut().filter_map(Option::take) {
             pool.free(given.frame);
         }
+        self.rests.fill(None);
     }
 }
 
@@ -217,7 +322,7 @@ mod tests {
         let range = SlotRange::whole(add());
         let segment = Arc::clone(range.segment());
         assert_eq!(segment.first(), 1024);
-        (Umem::new(segment), Pool::new(range).unwrap())
+        (Umem::new(segment, &[]), Pool::new(range).unwrap())
     }
 
     #[test]
@@ -240,7 +345,7 @@ mod tests {
     fn a_frame_that_was_sent_in_pieces_comes_back_with_the_last() {
         let arena = Arena::reserve(2048, SlotSize::new(16_384).unwrap()).unwrap();
         let range = SlotRange::whole(arena.add_segment("t", Writer::Daemon, 1024, false).unwrap());
-        let mut umem = Umem::new(Arc::clone(range.segment()));
+        let mut umem = Umem::new(Arc::clone(range.segment()), &[]);
         assert_eq!((umem.longest_piece(), umem.longest_frame()), (4096 - 256, 16_384 - 256));
         let mut pool = Pool::new(range).unwrap();
         for (offset, length, pieces) in
@@ -258,6 +363,54 @@ mod tests {
                 address += u64::from(umem.to_end_of_chunk(address));
             }
         }
+    }
+
+    #[test]
+    fn a_frame_whose_rest_lies_with_a_client_comes_back_with_the_last_piece_of_both() {
+        let arena = Arena::reserve(8192, SlotSize::new(8192).unwrap()).unwrap();
+        let add = |writer| Arc::new(arena.add_segment("t", writer, 1024, false).unwrap());
+        let apart = add(Writer::Client);
+        let _gap = add(Writer::Daemon);
+        let groups = [apart, add(Writer::Client), add(Writer::Client)];
+        let range = SlotRange::whole(arena.add_segment("t", Writer::Daemon, 1024, false).unwrap());
+        let mut umem = Umem::new(Arc::clone(range.segment()), &groups);
+        assert_eq!(umem.tails(), 2048..4096, "but those that are no neighbours");
+        let mut pool = Pool::new(range).unwrap();
+        let rest = Tail { slot: 2050, offset: 4000, length: 200 };
+
+        let frame = |pool: &mut Pool| {
+            let mut frame = pool.alloc().unwrap();
+            assert!(pool.set_window(&mut frame, 64, 192));
+            frame
+        };
+        let first = frame(&mut pool);
+        assert_eq!(umem.pieces_of_both(&first, &rest), 3, "the rest lies on two pages");
+        let slot = u64::from(first.slot() - 2048);
+        let (head_at, rest_at) = umem.give_both(first, &rest, 3).unwrap();
+        assert_eq!((head_at, rest_at), (slot * 8192 + 64, 2 * 8192 + 4000));
+
+        // Neither of the two may be given again, nor what lies elsewhere.
+        for other in [2047, 4096, u32::MAX] {
+            let refused = umem.give_both(frame(&mut pool), &Tail { slot: other, ..rest }, 3);
+            pool.free(refused.unwrap_err());
+        }
+        let refused = umem.give_both(frame(&mut pool), &rest, 3);
+        pool.free(refused.unwrap_err());
+        let too_long = Tail { slot: 2051, offset: 8000, length: 193 };
+        let refused = umem.give_both(frame(&mut pool), &too_long, 3);
+        pool.free(refused.unwrap_err());
+
+        assert!(umem.sent(rest_at, 2).is_err(), "another queue's");
+        assert!(umem.sent(rest_at + 8192, 3).is_err(), "a client's slot that was not given");
+        assert!(umem.take(rest_at, Purpose::Transmit(3)).is_err(), "it is nobody's to receive");
+        assert!(umem.sent(rest_at, 3).unwrap().is_none());
+        assert!(umem.sent(head_at, 3).unwrap().is_none());
+        let frame = umem.sent(rest_at + 96, 3).unwrap().unwrap();
+        assert!(umem.sent(rest_at, 3).is_err(), "it is the client's again");
+        assert!(umem.give_both(frame, &rest, 3).is_ok());
+        umem.take_all(&mut pool);
+        assert_eq!(pool.free_slots(), 1024);
+        assert!(umem.sent(rest_at, 3).is_err());
     }
 
     #[test]

@@ -356,7 +356,7 @@ fn xdp_pair(generic: bool) -> Result<Pair, String> {
             copy: false,
             busy_poll: None,
             groups: Vec::new(),
-            split_copied: false,
+            as_zero_copy: false,
         };
         let mut port = match AfXdp::open(&spec, &segment) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

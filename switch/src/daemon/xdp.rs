@@ -101,7 +101,7 @@ pub(super) fn open(
         copy: false,
         busy_poll: interface.busy_poll,
         groups: Vec::new(),
-        split_copied: false,
+        as_zero_copy: false,
     };
     let mut wires =
         AfXdp::open_group(&spec, segment, workers).map_err(|error| port_error(name, error))?;

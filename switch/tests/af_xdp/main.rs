@@ -100,7 +100,7 @@ pub(crate) fn spec(name: &str) -> AfXdpSpec {
         copy: false,
         busy_poll: None,
         groups: Vec::new(),
-        split_copied: false,
+        as_zero_copy: false,
     }
 }
 

@@ -19,11 +19,11 @@ const FULL: usize = 1472;
 const LONG: usize = 512;
 
 /// A switch over one end of a veth, with client 3, who may send from port 3.
-fn rig(split_copied: bool, mode: Mode) -> Rig {
+fn rig(as_zero_copy: bool, mode: Mode) -> Rig {
     let mut rig =
         Rig::in_memory(Options { host: false, ..Options::default() }, true, |place, _| {
             let groups = vec![Arc::clone(place.clients.segment())];
-            let spec = AfXdpSpec { groups, split_copied, ..spec("sv0") };
+            let spec = AfXdpSpec { groups, as_zero_copy, ..spec("sv0") };
             (Box::new(AfXdp::open(&spec, &place.port).unwrap()), None)
         });
     rig.attach(&Attach { id: 3, mode, ..Attach::default() });

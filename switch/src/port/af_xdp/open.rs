@@ -58,8 +58,8 @@ pub struct AfXdpSpec {
     /// Segments of trust groups, side by side before the port segment: where the driver uses the slots itself and takes
     /// frames of several pieces, the rest of what their clients send leaves from there.
     pub groups: Vec<Arc<Segment>>,
-    /// That even where the kernel copies, which gains nothing there: to try it.
-    pub split_copied: bool,
+    /// Do all that is done for a driver which uses the slots itself, though the kernel copies: to try it.
+    pub as_zero_copy: bool,
 }
 
 /// What the kernel serves behind its firewall.
@@ -104,17 +104,26 @@ impl AfXdp {
         };
         let sockets = Arc::new(SocketMap::sockets(queues)?);
         let mut ports = open_queues(spec, segment, &[], workers)?;
-        let is_zero_copy = |ports: &[Self]| ports.iter().all(|port| port.mode.zero_copy);
-        if !spec.groups.is_empty() && (spec.split_copied || is_zero_copy(&ports)) {
+        let is_zero_copy =
+            |ports: &[Self]| spec.as_zero_copy || ports.iter().all(|port| port.mode.zero_copy);
+        if !spec.groups.is_empty() && is_zero_copy(&ports) {
             // A driver may use slots itself only as long as frames are of one piece.
             drop(ports);
             ports = match open_queues(spec, segment, &spec.groups, workers) {
-                Ok(ports) if spec.split_copied || is_zero_copy(&ports) => ports,
+                Ok(ports) if is_zero_copy(&ports) => ports,
                 other => {
                     drop(other);
                     open_queues(spec, segment, &[], workers)?
                 }
             };
+        }
+        if is_zero_copy(&ports) {
+            for port in &mut ports {
+                let bindings = core::mem::take(&mut port.unbound);
+                port.bind_later(bindings);
+            }
+        } else {
+            ports.iter_mut().for_each(|port| port.unbound.clear());
         }
         // Last, since from here on the kernel does not get the frames.
         let InFront { hook, links, claimed } = put_in_front(spec, &sockets, workers)?;
@@ -154,6 +163,7 @@ fn open_queues(
         }
         port.mode.zero_copy = queue.is_zero_copy()?;
         port.queues.push(queue);
+        port.unbound.push(binding);
     }
     Ok(ports)
 }

@@ -10,6 +10,7 @@
 //!   kernel copies, between its own buffer and the slot.
 //! - Of what a client of a trust group sends, only the head is copied where the driver uses the slots itself: it
 //!   was judged, and the rest leaves from the client's slot, as a second piece.
+//! - Where the driver uses the slots itself, the queues are bound at the first look, when they have been given slots.
 //! - A received frame is handed on only if a free slot takes its place, so the number of slots that the
 //!   kernel has to receive into never shrinks.
 //! - All is sent by the first of its queues, so that no frame overtakes another.
@@ -18,7 +19,7 @@
 
 use super::bpf::{ClaimMap, Hook, Link, SocketMap};
 use super::open::AfXdpSpec;
-use super::queue::{Joining, Kick, Queue, wait_for_release};
+use super::queue::{Binding, Joining, Kick, Queue, wait_for_release};
 use super::receive::receive_from;
 use super::rings::inconsistent;
 use super::umem::{Purpose, Umem};
@@ -79,6 +80,8 @@ pub struct AfXdp {
     unfinished: bool,
     pub(super) umem: Umem,
     pub(super) queues: Vec<Queue>,
+    /// Queues that are bound when there are slots for them.
+    pub(super) unbound: Vec<Binding>,
     /// Receive queue that is looked at first.
     turn: usize,
     beside: Option<Box<dyn Port>>,
@@ -123,6 +126,7 @@ impl AfXdp {
             unfinished: spec.unfinished,
             umem,
             queues: Vec::new(),
+            unbound: Vec::new(),
             turn: 0,
             beside: None,
             passing: spec.passing.clone(),
@@ -178,7 +182,7 @@ impl AfXdp {
     /// Makes one descriptor of several.
     pub(super) fn watch(&mut self) -> io::Result<()> {
         let beside = self.beside.as_ref().and_then(|port| port.descriptor());
-        if self.queues.len() + usize::from(beside.is_some()) < 2 {
+        if self.unbound.is_empty() && self.queues.len() + usize::from(beside.is_some()) < 2 {
             return Ok(());
         }
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -186,6 +190,33 @@ impl AfXdp {
             epoll::add(&epoll, descriptor, EventData::new_u64(0), EventFlags::IN)?;
         }
         self.epoll = Some(epoll);
+        Ok(())
+    }
+
+    /// Closes its queues until there are slots to receive into. A driver that uses slots itself looks for them when a
+    /// queue is bound, and some look never again if they find none.
+    pub(super) fn bind_later(&mut self, bindings: Vec<Binding>) {
+        self.queues.clear();
+        for binding in &bindings {
+            wait_for_release(self.index, binding.queue, &self.umem);
+        }
+        self.unbound = bindings;
+    }
+
+    /// Binds the queues whose slots had to be there first.
+    #[cold]
+    fn bind_now(&mut self, pool: &mut Pool) -> io::Result<()> {
+        for binding in core::mem::take(&mut self.unbound) {
+            let is_first = self.queues.is_empty();
+            let mut queue = Queue::prepare(&self.umem, binding, is_first)?;
+            queue.fill_up(&mut self.umem, pool)?;
+            queue.fill.publish();
+            queue.bind(binding, self.queues.first().map(AsFd::as_fd))?;
+            if let Some(epoll) = &self.epoll {
+                epoll::add(epoll, queue.as_fd(), EventData::new_u64(0), EventFlags::IN)?;
+            }
+            self.queues.push(queue);
+        }
         Ok(())
     }
 
@@ -219,6 +250,9 @@ impl Port for AfXdp {
             && now.since(since) >= RETRY_INTERVAL
         {
             self.kick(now)?;
+        }
+        if !self.unbound.is_empty() {
+            self.bind_now(pool)?;
         }
         if let Some(first) = self.queues.first_mut() {
             first.reclaim(&mut self.umem, pool)?;

@@ -127,9 +127,16 @@ impl Queue {
         binding: Binding,
         first: Option<BorrowedFd<'_>>,
     ) -> Result<Self, XdpError> {
-        let Binding { interface, queue, copy, pieces, busy_poll, frames } = binding;
+        let queue = Self::prepare(umem, binding, first.is_none())?;
+        queue.bind(binding, first)?;
+        Ok(queue)
+    }
+
+    /// Makes its socket and rings, which nothing fills and nobody reads yet. One that is the first registers the UMEM.
+    pub(super) fn prepare(umem: &Umem, binding: Binding, is_first: bool) -> Result<Self, XdpError> {
+        let Binding { queue, busy_poll, frames, .. } = binding;
         let socket = new_socket()?;
-        if first.is_none() {
+        if is_first {
             umem.register(socket.as_fd())?;
         }
         // Best effort: without the privilege the usual limit holds, and more system calls are needed.
@@ -150,6 +157,29 @@ impl Queue {
             ])
         };
         let [fill, rx, tx, completion] = rings().map_err(refused("map the rings"))?;
+        Ok(Self {
+            number: queue,
+            frames,
+            missing: frames,
+            socket,
+            is_polled: busy_poll.is_some(),
+            fill: Producer::new(fill, 2 * frames),
+            rx: Consumer::new(rx, frames),
+            tx: Producer::new(tx, frames),
+            completion: Consumer::new(completion, frames),
+            in_flight: 0,
+            joining: Joining::Nothing,
+        })
+    }
+
+    /// Binds it, as the first of its UMEM or beside the `first`.
+    pub(super) fn bind(
+        &self,
+        binding: Binding,
+        first: Option<BorrowedFd<'_>>,
+    ) -> Result<(), XdpError> {
+        let Binding { interface, queue, copy, pieces, busy_poll, .. } = binding;
+        let socket = &self.socket;
         let bound = match first {
             // The kernel takes zero-copy where the driver has it, unless told not to.
             None => {
@@ -157,13 +187,13 @@ impl Queue {
                 flags.set(SocketAddrXdpFlags::XDP_COPY, copy);
                 flags.set(SocketAddrXdpFlags::XDP_USE_SG, pieces);
                 let address = SocketAddrXdp::new(flags, interface, queue);
-                bind(|| rustix::net::bind(&socket, &address))
+                bind(|| rustix::net::bind(socket, &address))
             }
             Some(shared_umem_fd) => {
                 let flags = SocketAddrXdpFlags::XDP_SHARED_UMEM;
                 let addr = SocketAddrXdp::new(flags, interface, queue);
                 let address = SocketAddrXdpWithSharedUmem { addr, shared_umem_fd };
-                bind(|| rustix::net::bind(&socket, &address))
+                bind(|| rustix::net::bind(socket, &address))
             }
         };
         bound.map_err(|source| match source.raw_os_error() {
@@ -182,19 +212,7 @@ impl Queue {
             sys::set_busy_poll(socket.as_fd(), microseconds, budget)
                 .map_err(refused("have the driver polled (SO_PREFER_BUSY_POLL, Linux 5.11)"))?;
         }
-        Ok(Self {
-            number: queue,
-            frames,
-            missing: frames,
-            socket,
-            is_polled: busy_poll.is_some(),
-            fill: Producer::new(fill, 2 * frames),
-            rx: Consumer::new(rx, frames),
-            tx: Producer::new(tx, frames),
-            completion: Consumer::new(completion, frames),
-            in_flight: 0,
-            joining: Joining::Nothing,
-        })
+        Ok(())
     }
 
     pub(super) fn number(&self) -> u32 {

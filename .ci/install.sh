@@ -6,7 +6,7 @@ set -euo pipefail
 needed=(
     cc:gcc ld:binutils ip:iproute2 nft:nftables tcpdump:tcpdump tshark:tshark iperf3:iperf3 curl:curl
     hping3:hping3 nping:nmap ping:iputils-ping ethtool:ethtool jq:jq setpriv:util-linux
-    unshare:util-linux systemd-nspawn:systemd-container dpkg-deb:dpkg
+    unshare:util-linux systemd-nspawn:systemd-container dpkg-deb:dpkg busybox:busybox
 )
 missing=()
 for pair in "${needed[@]}"; do

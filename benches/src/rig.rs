@@ -264,6 +264,7 @@ pub fn rig_over(
                 wake: Some(wake),
                 flow_quota: 16,
                 groups: Vec::new(),
+                may: usnet_switch::session::May::default(),
             })
             .map_err(say("attach"))?;
         let port = PORTS.get(usize::from(number)).copied().unwrap_or(0);

@@ -190,6 +190,7 @@ fn attach(
             wake: Some(share.wake),
             flow_quota: 16,
             groups: Vec::new(),
+            may: usnet_switch::session::May::default(),
             offload: false,
         };
         switch.attach(spec).map_err(say("attach"))?;

@@ -30,6 +30,7 @@ mod vet;
 
 mod answer;
 mod deliver;
+mod dhcp;
 mod explain;
 mod interface;
 mod membership;

@@ -24,6 +24,13 @@ pub struct InterfaceId(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupId(pub u16);
 
+/// What a client may say only if its policy says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct May {
+    /// Ask servers of DHCP, in the name of the interface's link address.
+    pub dhcp: bool,
+}
+
 /// All that a session is made of.
 #[derive(Debug)]
 pub struct SessionSpec {
@@ -51,6 +58,8 @@ pub struct SessionSpec {
     pub flow_quota: u32,
     /// Groups that it may join.
     pub groups: Vec<Network>,
+    /// What else it may say.
+    pub may: May,
     /// Whether it has agreed on frames that are not finished.
     pub offload: bool,
 }
@@ -82,6 +91,7 @@ pub(crate) struct Session {
     pub(crate) exclusive: Vec<Address>,
     /// Groups that it may join.
     pub(crate) groups: Vec<Network>,
+    pub(crate) may: May,
     pub(crate) waker: Waker,
     /// Flows that were learned for it, oldest first; at most its quota, for which there is room.
     pub(crate) learned: VecDeque<Flow>,

@@ -287,7 +287,7 @@ impl Switch {
         }
         let group = spec.group.filter(|_| receive.is_none());
         let flow_quota = spec.flow_quota as usize;
-        let joins_nothing = spec.groups.is_empty();
+        let (joins_nothing, may) = (spec.groups.is_empty(), spec.may);
         let session = Session {
             id,
             interface: spec.interface,
@@ -303,6 +303,7 @@ impl Switch {
                 .collect(),
             exclusive,
             groups: spec.groups,
+            may,
             waker: Waker(spec.wake),
             learned: VecDeque::with_capacity(flow_quota.min(EXACT_FLOWS)),
             flow_quota: flow_quota.min(EXACT_FLOWS),
@@ -316,6 +317,9 @@ impl Switch {
         }
         if !joins_nothing {
             interface.table.groups.expect(interface.clients.len() + 1);
+        }
+        if may.dhcp {
+            interface.table.transactions.expect(interface.clients.len() + 1);
         }
         interface.clients.push(id);
         interface.table.admit(id);

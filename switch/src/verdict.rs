@@ -88,7 +88,7 @@ drop_reasons! {
     SpoofedMac => "spoofed_mac",
     /// A client sent from a network address that is not its own.
     SpoofedAddress => "spoofed_address",
-    /// A client sent from a port that it does not hold.
+    /// A client sent from a port that it does not hold, or with a number that another uses (of an echo, of DHCP).
     SpoofedPort => "spoofed_port",
     /// A client sent a kind of frame that clients may not send.
     NotPermitted => "not_permitted",
@@ -97,7 +97,7 @@ drop_reasons! {
     /// Longer than the interface allows.
     TooLong => "too_long",
     /// The table of learned flows is full, or the client's share of it is used up, or of groups that it may
-    /// have joined.
+    /// have joined, or of questions of DHCP.
     TableFull => "table_full",
     /// A later piece of a datagram, the first of which did not come in time.
     PieceAlone => "piece_alone",

@@ -2,8 +2,9 @@
 //!
 //! A client may send from its link address, its network addresses and the ports that it holds; ask
 //! for neighbours; answer pings for an address that is its alone; report errors about what was sent
-//! to it; report which of the groups that its policy names it has joined. Everything else (tags, other protocols' control frames, router advertisements, DHCP
-//! service) is refused: what is not named here is not permitted.
+//! to it; report which of the groups that its policy names it has joined; ask servers of DHCP, if its policy says so
+//! (`dhcp.rs`). Everything else (tags, other protocols' control frames, router advertisements, DHCP service) is refused:
+//! what is not named here is not permitted.
 
 use crate::classify::{
     Address, ArpPacket, Classified, Flow, Fragment, Icmp, IpKind, IpPacket, Mac, Payload, Plain,
@@ -24,6 +25,8 @@ pub(crate) enum Vetted {
     Known(FlowIndex),
     /// Its answers have to be learned: this flow, as it will arrive.
     Learn(Flow),
+    /// A look at the whole message: it asks a server of DHCP.
+    Dhcp,
 }
 
 /// What [`vet`] says of a plain frame.
@@ -74,6 +77,9 @@ pub(crate) fn vet(
             if is_of_groups(packet) {
                 return vet_report(session, packet, frame.destination, head);
             }
+            if packet.kind == IpKind::DhcpRequest {
+                return vet_dhcp(session, packet);
+            }
             vet_ip(session, table, sent, packet, now)
         }
         Payload::Arp(arp) => vet_arp(session, mac, arp),
@@ -98,6 +104,18 @@ fn vet_report(
         Some(report) if report.groups().all(|group| session.may_join(group)) => Ok(Vetted::Plain),
         _ => Err(DropReason::NotPermitted),
     }
+}
+
+/// A question to servers of DHCP, which may come from nobody.
+fn vet_dhcp(session: &Session, packet: &IpPacket) -> Result<Vetted, DropReason> {
+    let source = packet.flow.source;
+    if !session.may.dhcp {
+        return Err(DropReason::NotPermitted);
+    }
+    if !session.owns(source) && !source.to_ip().is_unspecified() {
+        return Err(DropReason::SpoofedAddress);
+    }
+    Ok(Vetted::Dhcp)
 }
 
 fn vet_arp(session: &Session, mac: Mac, arp: &ArpPacket) -> Result<Vetted, DropReason> {
@@ -152,18 +170,14 @@ fn vet_transport(
 ) -> Result<Vetted, DropReason> {
     let flow = &packet.flow;
     match packet.kind {
-        // On a shared address the kernel is the DHCP client, and must not lose its lease.
-        IpKind::DhcpRequest if !session.exclusive.contains(&flow.source) => {
-            Err(DropReason::NotPermitted)
-        }
-        IpKind::Plain | IpKind::DhcpRequest => {
+        IpKind::Plain => {
             if !flow.ports_known {
                 return Err(DropReason::NotPermitted);
             }
             vet_ports(session, table, flow, now)
         }
         IpKind::Icmp(icmp) => vet_icmp(session, table, flow, &icmp, now),
-        IpKind::Igmp | IpKind::DhcpReply => Err(DropReason::NotPermitted),
+        IpKind::Igmp | IpKind::DhcpReply | IpKind::DhcpRequest => Err(DropReason::NotPermitted),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::classify::Mac;
 use crate::port::af_xdp::BusyPoll;
+use crate::session::May;
 use core::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -152,6 +153,7 @@ fn built_in() -> impl Iterator<Item = Policy> {
         addresses: None,
         own_addresses: Vec::new(),
         groups: all_groups().to_vec(),
+        may: May::default(),
         services: Services::any(),
         quota: Quota {
             sessions: SessionId::LIMIT.into(),
@@ -560,6 +562,7 @@ fn check_policy(
         addresses,
         own_addresses,
         groups,
+        dhcp,
         ports,
         quota,
     } = raw;
@@ -615,6 +618,7 @@ fn check_policy(
             .map(|texts| problems.list(&format!("{key}.addresses"), texts, ADDRESS)),
         own_addresses: own,
         groups: check_groups(&format!("{key}.groups"), groups, problems),
+        may: May { dhcp: *dhcp },
         services: match ports {
             None => {
                 let services = Services::unprivileged();

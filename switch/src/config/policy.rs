@@ -1,6 +1,7 @@
 //! Who may attach, and to what.
 
 use super::{Network, Services, Sharing};
+use crate::session::May;
 use std::net::IpAddr;
 
 /// Who a connected process is, by the kernel's word.
@@ -71,6 +72,8 @@ pub struct Policy {
     pub own_addresses: Vec<IpAddr>,
     /// Groups that may be joined.
     pub groups: Vec<Network>,
+    /// What else may be said.
+    pub may: May,
     /// Ports that may be claimed.
     pub services: Services,
     /// Limits.

@@ -54,7 +54,9 @@ impl Interface {
             Some(Way::Client(id)) => deliver.to_client(frame, id),
             // The other port: for a frame from behind, the wire.
             Some(Way::Host) => self.wire.push(deliver, frame, now),
-            Some(Way::Wire | Way::Group) | None => self.across(deliver, frame, Side::Behind, now),
+            Some(Way::Wire | Way::Group | Way::Dhcp) | None => {
+                self.across(deliver, frame, Side::Behind, now)
+            }
         }
     }
 
@@ -77,7 +79,7 @@ impl Interface {
         };
         // A priority tag means nothing to a client and stays for everybody else.
         let has_priority = seen.vlan.is_none() && has_tag(bytes);
-        match self.steer(&seen, now) {
+        match self.steer(&seen, deliver.pool.bytes(&frame), now) {
             Steered::To(Receiver::Client(id)) => {
                 if has_priority && without_tags(deliver, &mut frame).is_none() {
                     return deliver.drop_frame(frame, DropReason::Malformed);

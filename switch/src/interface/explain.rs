@@ -30,7 +30,7 @@ impl Interface {
             None => {
                 // A flow that is found is marked as used when it was last used.
                 let now = look.exact.and_then(|(_, used)| used).unwrap_or(now);
-                match self.steer(&seen, now) {
+                match self.steer(&seen, &frame, now) {
                     Steered::To(receiver) => Outcome::To(receiver),
                     Steered::Group => Outcome::ToMany(self.audience(&seen, now)),
                     Steered::Answer(_) => Outcome::Answered,
@@ -66,7 +66,11 @@ impl Interface {
                 return false;
             }
             IpKind::DhcpReply | IpKind::DhcpRequest => {
-                told.step("kind", self.host(), "the ports of DHCP: the host's");
+                told.step(
+                    "kind",
+                    self.host(),
+                    "DHCP: for who has asked with its number; if nobody, for",
+                );
                 return false;
             }
             _ => {}

@@ -81,6 +81,7 @@ impl Interface {
             Ok(Way::Wire) if self.bump.is_some() => self.sent_to_either(deliver, from, sent, now),
             Ok(Way::Wire) => self.sent_to_outlet(deliver, from, sent, false, now),
             Ok(Way::Group) => self.group_from_client(deliver, from, sent, answers, now),
+            Ok(Way::Dhcp) => self.dhcp_from_client(deliver, from, sent, now),
             Err(reason) => deliver.drop_sent(from, sent.frame, reason),
         }
     }
@@ -125,6 +126,8 @@ impl Interface {
                 self.learn(from, flow, now)?;
                 Basis::Moment
             }
+            // Not plain.
+            Vetted::Dhcp => return Ok((Way::Dhcp, Basis::Moment)),
         };
         if frame.destination == self.mac {
             let (steered, also) = self.steer_plain(frame, now);
@@ -145,8 +148,10 @@ impl Interface {
     ) -> Result<Way, DropReason> {
         let seen = classify_head(head, length).map_err(|_| DropReason::Malformed)?;
         let Self { mac, table, sent_fragments, .. } = self;
-        if let Vetted::Learn(flow) = vet(from, *mac, table, sent_fragments, &seen, head, now)? {
-            self.learn(from, flow, now)?;
+        match vet(from, *mac, table, sent_fragments, &seen, head, now)? {
+            Vetted::Plain | Vetted::Known(_) => {}
+            Vetted::Learn(flow) => self.learn(from, flow, now)?,
+            Vetted::Dhcp => return Ok(Way::Dhcp),
         }
         if let Payload::Ip(packet) = &seen.payload
             && is_of_groups(packet)
@@ -154,7 +159,7 @@ impl Interface {
             self.enter(from, packet, &seen, head, now)?;
         }
         if seen.destination == self.mac {
-            let steered = self.steer(&seen, now);
+            let steered = self.steer(&seen, head, now);
             return way_here(steered, from.id);
         }
         Ok(if seen.destination.is_group() { Way::Group } else { Way::Wire })

@@ -25,9 +25,9 @@ impl Interface {
             Ok(seen) => seen,
             Err(_) => return deliver.drop_frame(frame, DropReason::Malformed),
         };
-        self.note_question(&seen, now);
+        self.note_question(&seen, deliver.pool.bytes(&frame), now);
         if seen.destination == self.mac && self.mac != Mac::default() {
-            return match self.steer(&seen, now) {
+            return match self.steer(&seen, deliver.pool.bytes(&frame), now) {
                 Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
                 Steered::Answer(answer) => self.answer_host(deliver, frame, &answer, &seen, now),
                 Steered::Drop(reason) => deliver.drop_frame(frame, reason),
@@ -39,7 +39,7 @@ impl Interface {
             };
         }
         if seen.destination.is_group() {
-            match self.steer(&seen, now) {
+            match self.steer(&seen, deliver.pool.bytes(&frame), now) {
                 Steered::Answer(answer) => {
                     return self.answer_host(deliver, frame, &answer, &seen, now);
                 }
@@ -55,13 +55,15 @@ impl Interface {
         self.wire.push(deliver, frame, now);
     }
 
-    /// Learns whose the answers to an echo request of the kernel are, so that no client takes them by asking
-    /// with the same identifier. Of more than [`ECHOES`] that are under way it is not learned.
-    fn note_question(&mut self, seen: &Classified, now: Time) {
-        let Payload::Ip(IpPacket { kind: IpKind::Icmp(Icmp::EchoRequest), flow, .. }) =
-            &seen.payload
-        else {
-            return;
+    /// Learns whose the answers to a question of the kernel are, so that no client takes them by asking
+    /// with the same number. Of more echo requests than [`ECHOES`] that are under way it is not learned.
+    fn note_question(&mut self, seen: &Classified, bytes: &[u8], now: Time) {
+        let flow = match &seen.payload {
+            Payload::Ip(IpPacket { kind: IpKind::Icmp(Icmp::EchoRequest), flow, .. }) => flow,
+            Payload::Ip(packet) if packet.kind == IpKind::DhcpRequest => {
+                return self.note_dhcp(packet, bytes, now);
+            }
+            _ => return,
         };
         let (answer, table) = (flow.reversed(), &mut self.table);
         if !table.is_local(flow.source) || table.exact(&answer, now).is_some() {

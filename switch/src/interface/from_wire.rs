@@ -20,10 +20,12 @@ impl Interface {
         match self.way_from(Side::Wire, bytes, bytes.len(), now) {
             Some(Way::Client(id)) => deliver.to_client(frame, id),
             Some(Way::Host) => self.wire_to_host(deliver, frame, now),
-            Some(Way::Wire | Way::Group) | None if self.bump.is_some() => {
+            Some(Way::Wire | Way::Group | Way::Dhcp) | None if self.bump.is_some() => {
                 self.across(deliver, frame, Side::Wire, now);
             }
-            Some(Way::Wire | Way::Group) | None => self.any_from_wire(deliver, frame, now),
+            Some(Way::Wire | Way::Group | Way::Dhcp) | None => {
+                self.any_from_wire(deliver, frame, now)
+            }
         }
     }
 
@@ -91,7 +93,7 @@ impl Interface {
         if seen.destination != self.mac && !seen.destination.is_group() {
             return deliver.drop_frame(frame, DropReason::NotForUs);
         }
-        match self.steer(&seen, now) {
+        match self.steer(&seen, deliver.pool.bytes(&frame), now) {
             Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
             Steered::To(Receiver::Host) => self.wire_to_host(deliver, frame, now),
             Steered::Group => {

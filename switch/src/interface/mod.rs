@@ -13,6 +13,7 @@
 
 mod bump;
 mod cut;
+mod dhcp;
 mod early;
 mod explain;
 mod from_client;

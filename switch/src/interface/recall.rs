@@ -59,7 +59,7 @@ impl Interface {
             Basis::Flow(flow) => Some(*flow),
             Basis::Moment => return,
         };
-        if let Some(key) = key.filter(|_| way != Way::Group) {
+        if let Some(key) = key.filter(|_| !matches!(way, Way::Group | Way::Dhcp)) {
             self.recent.put(key, self.table.generation(), Decision { way, flow });
         }
     }

@@ -38,6 +38,8 @@ pub(crate) enum Way {
     Wire,
     /// To the wire and to everyone here who may care, or the switch answers.
     Group,
+    /// To servers of DHCP, after a look at the whole message.
+    Dhcp,
 }
 
 /// Where a frame came from.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   plain datagrams ------------------------------> the table
-//!   neighbours, echoes, errors, fragments, DHCP --> each to whom it concerns
+//!   neighbours, echoes, errors, fragments, DHCP --> each to whom it concerns, or who asked
 //!   group addresses ------------------------------> everyone who may care
 //!   other than IP, and tagged --------------------> the host
 //! ```
@@ -35,9 +35,9 @@ pub(super) enum Answer {
 }
 
 impl Interface {
-    /// Who receives a frame that arrives.
+    /// Who receives a frame that arrives. `seen` was read from `bytes`.
     #[inline]
-    pub(super) fn steer(&mut self, seen: &Classified, now: Time) -> Steered {
+    pub(super) fn steer(&mut self, seen: &Classified, bytes: &[u8], now: Time) -> Steered {
         let host = self.host_receiver();
         if seen.vlan.is_some() {
             // The kernel may have VLAN interfaces; clients have none.
@@ -46,7 +46,7 @@ impl Interface {
         match &seen.payload {
             Payload::Ip(packet) => match packet.kind {
                 IpKind::Plain => self.steer_ip(seen, packet, now),
-                kind => self.steer_control(seen, packet, kind, now),
+                kind => self.steer_control(seen, packet, kind, bytes, now),
             },
             Payload::Arp(arp) => self.steer_arp(arp),
             Payload::Eapol | Payload::Other(_) => host,
@@ -101,6 +101,7 @@ impl Interface {
         seen: &Classified,
         packet: &IpPacket,
         kind: IpKind,
+        bytes: &[u8],
         now: Time,
     ) -> Steered {
         let to = |receiver: Option<Receiver>| {
@@ -133,7 +134,11 @@ impl Interface {
                     None => to(self.table.lead(packet, host, now)),
                 }
             }
-            IpKind::DhcpReply | IpKind::DhcpRequest => to(self.table.lead(packet, host, now)),
+            IpKind::DhcpReply => {
+                let asker = self.dhcp_asker(packet, bytes, now).or(host);
+                to(self.table.lead(packet, asker, now))
+            }
+            IpKind::DhcpRequest => to(self.table.lead(packet, host, now)),
             _ => self.steer_ip(seen, packet, now),
         }
     }

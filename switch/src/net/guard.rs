@@ -4,7 +4,7 @@
 //!   wire -> sv0 --+--> packet socket (usnetd sees every frame)
 //!                 |
 //!                 +--> guard: nf_tables, family netdev, hook ingress
-//!                        |  not IP (ARP, EAPOL ...), neighbour discovery: pass
+//!                        |  not IP (ARP, EAPOL ...), neighbour discovery, DHCP: pass
 //!                        +--------------------------------------------> kernel
 //!                        |  all else: dropped
 //!                                       kernel <- host endpoint <- usnetd: what is the kernel's
@@ -19,9 +19,9 @@
 //!   kernel handles it sends to a group of link addresses, which the kernel hears beside a macvtap:
 //!
 //! ```text
-//!   wire -> sv0 --> guard: ARP, discovery, link-local: to a group --+--> kernel
-//!                     |                                             +--> macvtap (usnetd)
-//!                     +--> all else ------------------------------> macvtap
+//!   wire -> sv0 --> guard: ARP, discovery, link-local, DHCP: to a group --+--> kernel
+//!                     |                                                   +--> macvtap (usnetd)
+//!                     +--> all else ------------------------------------> macvtap
 //! ```
 //!
 //! - Packet sockets for all protocols (`ETH_P_ALL`) see frames before the guard; those for one
@@ -45,6 +45,13 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 const ICMPV6: u8 = 58;
+const UDP: u8 = 17;
+/// The first byte of an IPv4 header without options.
+const PLAIN_IPV4: u8 = 0x45;
+/// Fragment words of a packet that is whole: it may be cut, or not.
+const WHOLE: [[u8; 2]; 2] = [[0, 0], [0x40, 0]];
+/// The port that DHCP servers answer to.
+const DHCP_CLIENT: [u8; 2] = [0, 68];
 /// Where datagrams to ff02::1 go (RFC 2464, 7).
 const ALL_NODES: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
 /// Router solicitation, router advertisement, neighbour solicitation, neighbour advertisement,
@@ -65,6 +72,9 @@ pub enum Pass {
     LinkLocal,
     /// Frames of a VLAN (802.1Q or 802.1ad, identifier not 0), for the kernel's VLAN interfaces.
     Tagged,
+    /// Answers of DHCP servers to one host: IPv4 without options, whole, UDP to port 68. Programs that ask listen
+    /// on the interface itself, with packet sockets; several parties may wait, and each knows its own answers.
+    Dhcp,
     /// Frames to a group of link addresses, which the kernel hears beside a macvtap.
     LinkGroups,
 }
@@ -73,8 +83,14 @@ impl Pass {
     /// What must pass so that the kernel can resolve and be resolved: the rest is steered.
     pub const NEIGHBOURS: [Self; 2] = [Self::NotIp, Self::NeighbourDiscovery];
     /// All that the guard lets pass in front of a packet socket or a program.
-    pub const ALL: [Self; 5] =
-        [Self::NotIp, Self::NeighbourDiscovery, Self::Groups, Self::LinkLocal, Self::Tagged];
+    pub const ALL: [Self; 6] = [
+        Self::NotIp,
+        Self::NeighbourDiscovery,
+        Self::Groups,
+        Self::LinkLocal,
+        Self::Tagged,
+        Self::Dhcp,
+    ];
     /// What the kernel hears beside a macvtap that has its link address, with [`Guard::readdress`].
     pub const BESIDE_MACVTAP: [Self; 2] = [Self::LinkGroups, Self::Tagged];
 
@@ -122,6 +138,18 @@ impl Pass {
                 };
                 vec![tagged(ETHERTYPE_VLAN), tagged(ETHERTYPE_SERVICE_VLAN)]
             }
+            Self::Dhcp => {
+                let whole = |fragment: [u8; 2]| {
+                    vec![
+                        ipv4(),
+                        is(Load::Network { offset: 0, len: 1 }, &[PLAIN_IPV4]),
+                        is(Load::Network { offset: 6, len: 2 }, &fragment),
+                        is(Load::Network { offset: 9, len: 1 }, &[UDP]),
+                        is(Load::Network { offset: 22, len: 2 }, &DHCP_CLIENT),
+                    ]
+                };
+                WHOLE.map(whole).into()
+            }
             Self::LinkGroups => vec![vec![is(Load::Group, &[1, 0])]],
         };
         tests.into_iter().map(|tests| AcceptRule { tests, readdress: None }).collect()
@@ -145,6 +173,13 @@ impl Pass {
                 packet.get(16..20).is_some_and(|to| (224..=239).contains(&to[0]) || to == [0xff; 4])
             }
             (Self::Groups, ETHERTYPE_IPV6) => packet.get(24) == Some(&0xff),
+            (Self::Dhcp, ETHERTYPE_IPV4) => {
+                let is_whole = |word| WHOLE.iter().any(|whole| word == *whole);
+                packet.first() == Some(&PLAIN_IPV4)
+                    && packet.get(6..8).is_some_and(is_whole)
+                    && packet.get(9) == Some(&UDP)
+                    && packet.get(22..24).is_some_and(|port| port == DHCP_CLIENT)
+            }
             (Self::LinkLocal, ETHERTYPE_IPV6) => {
                 packet.get(24..26).is_some_and(|to| to[0] == 0xfe && to[1] & 0xc0 == 0x80)
             }
@@ -190,7 +225,7 @@ impl Guard {
     }
 
     /// Lets the kernel hear, beside a macvtap that takes all other frames to `mac`, the interface's link
-    /// address: ARP and what else is not IP, neighbour discovery, and datagrams to link-local addresses. They go on
+    /// address: ARP and what else is not IP, neighbour discovery, datagrams to link-local addresses and DHCP. They go on
     /// as frames to a group. A frame keeps its kind (`PACKET_HOST`), so the kernel takes it as its own.
     ///
     /// # Errors
@@ -201,6 +236,7 @@ impl Guard {
             (Pass::NotIp, Mac::BROADCAST),
             (Pass::NeighbourDiscovery, ALL_NODES),
             (Pass::LinkLocal, ALL_NODES),
+            (Pass::Dhcp, Mac::BROADCAST),
         ];
         let rules = kinds
             .into_iter()

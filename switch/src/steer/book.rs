@@ -16,7 +16,9 @@
 //! - A flow is in the book before the frame that taught it leaves. A reader sees the book as of the
 //!   generation that it names: no newer entry, so that one burst is judged by one state of the rules.
 
-use super::groups::Roll;
+use super::groups::Member;
+use super::roll::Shared;
+use super::transactions::Transaction;
 use crate::classify::{Address, Flow};
 use crate::verdict::{Receiver, ReceiverCode};
 use core::hash::{BuildHasher, Hasher};
@@ -146,7 +148,8 @@ pub struct Book {
     /// Grows with every flow that comes, from 1; its low half is what entries carry.
     generation: CachePadded<AtomicU64>,
     writer: CachePadded<Mutex<()>>,
-    roll: Arc<Roll>,
+    members: Arc<Shared<Member>>,
+    transactions: Arc<Shared<Transaction>>,
 }
 
 impl core::fmt::Debug for Book {
@@ -165,13 +168,19 @@ impl Book {
             hash: FixedState::with_seed(seed),
             generation: CachePadded::new(AtomicU64::new(1)),
             writer: CachePadded::new(Mutex::new(())),
-            roll: Arc::default(),
+            members: Arc::default(),
+            transactions: Arc::default(),
         }
     }
 
     /// Who has joined which groups.
-    pub(super) fn roll(&self) -> Arc<Roll> {
-        Arc::clone(&self.roll)
+    pub(super) fn members(&self) -> Arc<Shared<Member>> {
+        Arc::clone(&self.members)
+    }
+
+    /// Who waits for which answers of DHCP.
+    pub(super) fn transactions(&self) -> Arc<Shared<Transaction>> {
+        Arc::clone(&self.transactions)
     }
 
     /// Which state of the book this is. Whoever asks after a frame has arrived sees all that was

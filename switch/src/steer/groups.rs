@@ -1,20 +1,20 @@
 //! Which clients have joined which groups.
 //!
 //! ```text
-//!   report of a client --join, leave--> Roll, one for all workers --copy, once a burst if it changed--> Groups
+//!   report of a client --join, leave--> Groups, in a Roll for all workers
 //!   question of a router --ask--------> what nobody reports again in time is left
 //! ```
 //!
 //! - At most [`PER_CLIENT`] groups of one client. What ends a client ends what it has joined.
 //! - A group is left by a leave, or when a router has asked for it and the client has not said for [`WAIT`] that it
 //!   still wants it. Where no router asks, a group stays: there hosts report once and never again.
-//! - Only who changes the roll takes its lock. A report that changes nothing does not, nor does any other frame.
+//! - A report that changes nothing takes no lock, nor does any other frame.
 
+use super::roll::{Roll, Shared};
 use crate::classify::Address;
 use crate::time::Time;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use usnet_shmring::ledger::SessionId;
 
 /// Groups that one client may have joined.
@@ -23,8 +23,9 @@ pub(crate) const PER_CLIENT: usize = 16;
 /// the answer (RFC 3376, 8.4; RFC 3810, 9.4).
 pub(crate) const WAIT: Duration = Duration::from_secs(260);
 
+/// One client in one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Member {
+pub(super) struct Member {
     group: Address,
     session: SessionId,
     /// When it is left, if a router has asked and there was no answer yet.
@@ -35,54 +36,25 @@ struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
-/// The members as all workers of an interface know them.
+/// The members, sorted by group and session.
 #[derive(Debug, Default)]
-pub(super) struct Roll {
-    /// Grows with every change.
-    changes: AtomicU64,
-    members: Mutex<Vec<Member>>,
-}
-
-/// The members as one worker knows them.
-#[derive(Debug, Default)]
-pub(crate) struct Groups {
-    roll: Arc<Roll>,
-    changes: u64,
-    /// Sorted by group and session.
-    members: Vec<Member>,
-}
+pub(crate) struct Groups(Roll<Member>);
 
 impl Groups {
     /// Uses a roll together with others from now on.
-    pub(super) fn share(&mut self, roll: Arc<Roll>) {
-        *self = Self { roll, ..Self::default() };
+    pub(super) fn share(&mut self, shared: Arc<Shared<Member>>) {
+        self.0.share(shared);
     }
 
     /// Makes room for what so many clients may join, so that nothing is allocated later.
     pub(crate) fn expect(&mut self, clients: usize) {
-        let room = clients * PER_CLIENT;
-        self.members.reserve(room);
-        self.roll.members.lock().unwrap_or_else(PoisonError::into_inner).reserve(room);
+        self.0.expect(clients * PER_CLIENT);
     }
 
     /// Takes over what other workers have changed.
     #[inline]
     pub(super) fn look(&mut self) {
-        if self.roll.changes.load(Ordering::Acquire) != self.changes {
-            self.change(|_| false);
-        }
-    }
-
-    /// Changes the roll, if `how` says that it did, and takes it over as it is then.
-    #[cold]
-    fn change(&mut self, how: impl FnOnce(&mut Vec<Member>) -> bool) {
-        let mut members = self.roll.members.lock().unwrap_or_else(PoisonError::into_inner);
-        if how(&mut members) {
-            self.roll.changes.fetch_add(1, Ordering::Release);
-        }
-        // Under the lock, so this is the state that the number names.
-        self.changes = self.roll.changes.load(Ordering::Relaxed);
-        self.members.clone_from(&members);
+        self.0.look();
     }
 
     fn place(members: &[Member], group: Address, session: SessionId) -> Result<usize, usize> {
@@ -90,7 +62,8 @@ impl Groups {
     }
 
     fn get(&self, group: Address, session: SessionId) -> Option<&Member> {
-        self.members.get(Self::place(&self.members, group, session).ok()?)
+        let members = self.0.entries();
+        members.get(Self::place(members, group, session).ok()?)
     }
 
     /// A client joins these groups, or says that it still wants them: all, or none if they are too many.
@@ -105,7 +78,7 @@ impl Groups {
             return Ok(());
         }
         let mut fits = true;
-        self.change(|members| {
+        self.0.change(|members| {
             members.retain(|m| m.session != session || m.ends.is_none_or(|ends| ends > now));
             let has = members.iter().filter(|m| m.session == session).count();
             let is_new = |group: &Address| Self::place(members, *group, session).is_err();
@@ -125,7 +98,7 @@ impl Groups {
     /// A client leaves a group.
     pub(crate) fn leave(&mut self, group: Address, session: SessionId) {
         if self.get(group, session).is_some() {
-            self.change(|members| {
+            self.0.change(|members| {
                 Self::place(members, group, session).map(|at| members.remove(at)).is_ok()
             });
         }
@@ -137,8 +110,8 @@ impl Groups {
             let is_family = m.group.v4_part().is_some() == is_v4;
             m.ends.is_none() && is_family && group.is_none_or(|group| m.group == group)
         };
-        if self.members.iter().any(is_meant) {
-            self.change(|members| {
+        if self.0.entries().iter().any(is_meant) {
+            self.0.change(|members| {
                 members.iter_mut().filter(|m| is_meant(m)).for_each(|m| m.ends = Some(now + WAIT));
                 true
             });
@@ -152,19 +125,19 @@ impl Groups {
 
     /// Whether a client has joined any.
     pub(crate) fn has_any(&self, session: SessionId) -> bool {
-        self.members.iter().any(|m| m.session == session)
+        self.0.entries().iter().any(|m| m.session == session)
     }
 
     /// How many groups are joined, by whomever.
     pub(crate) fn len(&self) -> usize {
-        self.members.len()
+        self.0.entries().len()
     }
 
     /// A client is gone.
     pub(super) fn forget(&mut self, session: SessionId) {
         self.look();
         if self.has_any(session) {
-            self.change(|members| {
+            self.0.change(|members| {
                 members.retain(|m| m.session != session);
                 true
             });
@@ -185,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_one_worker_learns_of_a_group_the_others_know_when_they_look() {
-        let roll = Arc::new(Roll::default());
+        let roll = Arc::new(Shared::default());
         let [mut one, mut two] = [(); 2].map(|()| Groups::default());
         one.share(Arc::clone(&roll));
         two.share(roll);
@@ -206,7 +179,7 @@ mod tests {
     fn too_many_groups_are_refused_as_a_whole_and_those_that_have_ended_make_room() {
         let mut groups = Groups::default();
         groups.expect(2);
-        let room = groups.members.capacity();
+        let room = groups.0.capacity();
         groups.join((0..15).map(group), A, Time(0)).unwrap();
         assert_eq!(groups.join([group(15), group(16)].into_iter(), A, Time(0)), Err(TooMany));
         assert!(!groups.has(group(15), A, Time(0)));
@@ -216,6 +189,6 @@ mod tests {
         let late = Time(0) + WAIT;
         groups.join([group(99)].into_iter(), A, late).unwrap();
         assert!(groups.has(group(0), B, Time(0)) && !groups.has(group(0), B, late));
-        assert_eq!((groups.len(), groups.members.capacity()), (32, room), "nothing was allocated");
+        assert_eq!((groups.len(), groups.0.capacity()), (32, room), "nothing was allocated");
     }
 }

@@ -19,13 +19,16 @@ mod fragment;
 mod groups;
 mod look;
 mod ports;
+mod roll;
 mod shared;
+mod transactions;
 
 pub use claimed::{CLAIMED_BYTES, CLAIMED_PROTOCOLS, ClaimedPorts, PROTOCOL_BYTES};
 pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, IDLE, Refusal};
 pub use fragment::{DatagramKey, Found, FragmentTable};
 pub(crate) use look::{FlowSeen, Look};
+pub(crate) use transactions::{Asked, NotAsked};
 
 use crate::classify::{Address, Flow, Protocol};
 use crate::config::Services;
@@ -37,6 +40,7 @@ use groups::Groups;
 use ports::PortMap;
 use shared::Shared;
 use std::sync::Arc;
+use transactions::Transactions;
 use usnet_shmring::ledger::SessionId;
 
 /// Learned and exact flows of one interface.
@@ -105,6 +109,8 @@ pub struct Table {
     shared: Option<Shared>,
     /// Which clients have joined which groups.
     pub(crate) groups: Groups,
+    /// Who waits for which answers of DHCP.
+    pub(crate) transactions: Transactions,
     /// From which ports that nobody holds flows may be learned; `None`: from any.
     flow_ports: Option<Services>,
 }
@@ -133,6 +139,7 @@ impl Table {
             changes: 1,
             shared: None,
             groups: Groups::default(),
+            transactions: Transactions::default(),
             flow_ports: None,
         }
     }
@@ -150,7 +157,8 @@ impl Table {
 
     /// Learns together with the other workers of the interface from now on.
     pub fn share(&mut self, book: Arc<Book>, worker: WorkerId) {
-        self.groups.share(book.roll());
+        self.groups.share(book.members());
+        self.transactions.share(book.transactions());
         self.shared = Some(Shared::new(book, worker));
     }
 
@@ -160,6 +168,7 @@ impl Table {
         if let Some(shared) = &mut self.shared {
             shared.look();
             self.groups.look();
+            self.transactions.look();
         }
     }
 
@@ -457,6 +466,7 @@ impl Table {
         }
         if let Receiver::Client(session) = receiver {
             self.groups.forget(session);
+            self.transactions.forget(session);
         }
         for map in self.locals.iter_mut().flat_map(|l| l.ports.iter_mut().flatten()) {
             map.forget(receiver);

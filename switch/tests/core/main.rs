@@ -14,6 +14,7 @@ mod any_frame;
 mod bump;
 mod conservation;
 mod control_frames;
+mod dhcp;
 mod fairness;
 mod flow_table;
 mod groups;

@@ -79,7 +79,7 @@ fn matrix() -> Vec<(&'static str, u16, Vec<u8>, &'static [Fate])> {
         ("another client's address", SHARER, outward("10.0.0.50", "10.0.0.9").udp(7, 9), ADDRESS),
         ("the shared address without it", OWNER, shared.udp(7, 9), ADDRESS),
         ("a neighbour's address", SHARER, outward("10.0.0.9", "10.0.0.8").udp(7, 9), ADDRESS),
-        ("no address", SHARER, outward("0.0.0.0", "255.255.255.255").udp(68, 67), ADDRESS),
+        ("no address", SHARER, outward("0.0.0.0", "255.255.255.255").udp(68, 67), REFUSED),
         ("a foreign address, IPv6", SHARER, outward("fd00::50", "fd00::9").udp(7, 9), ADDRESS),
         ("a link-local address, IPv6", OWNER, outward("fe80::1", "fd00::9").udp(7, 9), ADDRESS),
         ("loopback", OWNER, outward("127.0.0.1", "10.0.0.9").udp(7, 9), &[Dropped(Malformed)]),
@@ -203,7 +203,7 @@ fn matrix() -> Vec<(&'static str, u16, Vec<u8>, &'static [Fate])> {
         ("DHCP service", OWNER, own.udp(67, 68), REFUSED),
         ("DHCP service, IPv6", OWNER, own6.udp(547, 546), REFUSED),
         ("DHCP in the kernel's name", SHARER, shared.udp(68, 67), REFUSED),
-        ("DHCP in its own", OWNER, own.udp(68, 67), &[Wire]),
+        ("DHCP in its own, unasked", OWNER, own.udp(68, 67), REFUSED),
         // Other.
         ("EAPOL", OWNER, ethernet(PEER, OURS, 0x888e, &[0; 50]), REFUSED),
         ("another EtherType", OWNER, ethernet(PEER, OURS, 0x88cc, &[0; 50]), REFUSED),

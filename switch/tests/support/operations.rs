@@ -16,6 +16,7 @@ use usnet_shmring::layout::Word;
 use usnet_shmring::ledger::SessionId;
 use usnet_switch::classify::{Mac, Payload, classify};
 use usnet_switch::config::{Network, Unmatched};
+use usnet_switch::session::May;
 use usnet_switch::switch::{Behind, Event};
 
 /// Clients in the world.
@@ -203,6 +204,7 @@ impl World {
             capacity: 64,
             transmit: 32,
             receive: 32,
+            may: May { dhcp: shape & 32 != 0 },
             offload: shape & 8 != 0,
         };
         let life = &mut self.clients[usize::from(who)];

@@ -15,7 +15,7 @@ use usnet_switch::config::{Network, Unmatched};
 use usnet_switch::net::guard::Pass;
 use usnet_switch::port::Port;
 use usnet_switch::session::InterfaceId;
-use usnet_switch::session::{GroupId, SessionSpec};
+use usnet_switch::session::{GroupId, May, SessionSpec};
 use usnet_switch::snapshot::Snapshot;
 use usnet_switch::switch::{Behind, Event, InterfaceSpec, Switch, SwitchError};
 use usnet_switch::time::Time;
@@ -85,6 +85,7 @@ pub(crate) struct Attach {
     pub(crate) quota: u32,
     /// Groups that it may join.
     pub(crate) groups: Vec<Network>,
+    pub(crate) may: May,
     pub(crate) capacity: u32,
     pub(crate) transmit: u32,
     pub(crate) receive: u32,
@@ -102,6 +103,7 @@ impl Default for Attach {
             exclusive: Vec::new(),
             quota: 64,
             groups: Vec::new(),
+            may: May::default(),
             capacity: 128,
             transmit: 64,
             receive: 128,
@@ -293,6 +295,7 @@ impl Rig {
             wake: Some(ours),
             flow_quota: attach.quota,
             groups: attach.groups.clone(),
+            may: attach.may,
         };
         (spec, client)
     }

@@ -218,6 +218,7 @@ fn build(
             wake: Some(own.wake),
             flow_quota: policy.quota.flows,
             groups: policy.groups.clone(),
+            may: policy.may,
             offload: features & features::UNFINISHED != 0,
         };
         (spec, own.kick)

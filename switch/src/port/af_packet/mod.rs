@@ -207,7 +207,7 @@ impl AfPacket {
     }
 
     /// Has the kernel show only what all hosts of a link may need to hear: what is not IP, what is for a group or
-    /// a link-local address, and ICMPv6.
+    /// a link-local address, ICMPv6, and answers of DHCP.
     ///
     /// # Errors
     /// The kernel refuses the filter.
@@ -216,13 +216,23 @@ impl AfPacket {
         const LOAD_BYTE: u16 = 0x30;
         const EQUAL: u16 = 0x15;
         const AT_LEAST: u16 = 0x35;
+        const ANY_OF_BITS: u16 = 0x45;
         const RETURN: u16 = 0x06;
         // Jumps count from the next instruction.
         let filter = [
             (LOAD_HALF, 0, 0, 12),
-            (EQUAL, 0, 2, 0x0800),
+            (EQUAL, 0, 10, 0x0800),
             (LOAD_BYTE, 0, 0, 30),
-            (AT_LEAST, 5, 6, 224),
+            (AT_LEAST, 13, 0, 224),
+            // Without options, UDP, whole, to port 68.
+            (LOAD_BYTE, 0, 0, 14),
+            (EQUAL, 0, 12, 0x45),
+            (LOAD_BYTE, 0, 0, 23),
+            (EQUAL, 0, 10, 17),
+            (LOAD_HALF, 0, 0, 20),
+            (ANY_OF_BITS, 8, 0, 0xbfff),
+            (LOAD_HALF, 0, 0, 36),
+            (EQUAL, 5, 6, 68),
             (EQUAL, 0, 4, 0x86dd),
             (LOAD_BYTE, 0, 0, 38),
             (AT_LEAST, 2, 0, 0xfe),

@@ -144,14 +144,29 @@ fn sort(a: &mut Assembler, passing: &[Pass], other: Label, pass: Label) {
         a.alu(Op::And, SCRATCH, 0xf0);
         a.jump_if(SCRATCH, If::Equal, 0xe0, pass);
         // 255.255.255.255, by halves: an immediate of 32 bits would be extended with its sign.
+        let unicast = a.label();
         for half in [16, 18] {
             a.load(Size::Half, SCRATCH, HERE, half);
-            a.jump_if(SCRATCH, If::NotEqual, 0xffff, other);
+            a.jump_if(SCRATCH, If::NotEqual, 0xffff, unicast);
         }
         a.jump(pass);
-    } else {
-        a.jump(other);
+        a.bind(unicast);
     }
+    if has(Pass::Dhcp) {
+        need(a, 24, other);
+        a.load(Size::Byte, SCRATCH, HERE, 0);
+        a.jump_if(SCRATCH, If::NotEqual, PLAIN_IPV4, other);
+        a.load(Size::Half, SCRATCH, HERE, 6);
+        a.from_big_endian16(SCRATCH);
+        a.alu(Op::And, SCRATCH, FRAGMENT_WORD);
+        a.jump_if(SCRATCH, If::NotEqual, 0, other);
+        a.load(Size::Byte, SCRATCH, HERE, 9);
+        a.jump_if(SCRATCH, If::NotEqual, i32::from(Protocol::UDP.0), other);
+        a.load(Size::Half, SCRATCH, HERE, 22);
+        a.from_big_endian16(SCRATCH);
+        a.jump_if(SCRATCH, If::Equal, DHCP_CLIENT, pass);
+    }
+    a.jump(other);
 
     a.bind(v6);
     let discovery = a.label();
@@ -181,6 +196,8 @@ fn sort(a: &mut Assembler, passing: &[Pass], other: Label, pass: Label) {
     // What is left falls through to `other`, which the caller binds next.
 }
 
+/// The port that DHCP servers answer to.
+const DHCP_CLIENT: i32 = 68;
 pub(super) const ICMP: i32 = 1;
 /// The first byte of an IPv4 header without options.
 pub(super) const PLAIN_IPV4: i32 = 0x45;

@@ -68,7 +68,9 @@ fn the_verifier_reads_the_same_instructions() {
         Some(shares(&["fd00::1"])),
         Some(shares(&["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"])),
     ];
-    for passing in [&[][..], &Pass::NEIGHBOURS, &Pass::ALL, &[Pass::Groups], &[Pass::Tagged]] {
+    for passing in
+        [&[][..], &Pass::NEIGHBOURS, &Pass::ALL, &[Pass::Groups], &[Pass::Tagged], &[Pass::Dhcp]]
+    {
         for shares in &shares {
             let code = take(map.number(), passing, shares.as_ref(), XDP_PASS).unwrap();
             let explained = Program::explain(PLAIN, &code).unwrap();
@@ -100,6 +102,15 @@ fn grid() -> Vec<Vec<u8>> {
         frames.push(v4.clone());
         (v4[21], v4[23]) = (0, byte);
         frames.push(v4.clone());
+        (v4[23], v4[37]) = (17, byte);
+        frames.push(v4.clone());
+        (v4[36], v4[37]) = (byte, 68);
+        frames.push(v4.clone());
+        (v4[36], v4[20]) = (0, byte);
+        frames.push(v4.clone());
+        (v4[20], v4[14]) = (0, byte);
+        frames.push(v4.clone());
+        (v4[14], v4[37]) = (0x45, 0);
         (v4[23], v4[34]) = (1, byte);
         frames.push(v4);
         for first in [0xfd, 0xfe, 0xff] {
@@ -153,7 +164,14 @@ fn what_passes_is_what_the_guard_lets_pass() {
     let Some(map) = sockets() else { return };
     let frames = corpus();
     assert!(frames.len() > 5000, "{} frames", frames.len());
-    let kinds = [&[][..], &Pass::NEIGHBOURS, &Pass::ALL, &[Pass::Groups], &[Pass::LinkLocal]];
+    let kinds = [
+        &[][..],
+        &Pass::NEIGHBOURS,
+        &Pass::ALL,
+        &[Pass::Groups],
+        &[Pass::LinkLocal],
+        &[Pass::Dhcp],
+    ];
     for passing in kinds {
         // The map has no socket, so what would be redirected is dropped.
         let code = take(map.number(), passing, None, XDP_DROP).unwrap();

@@ -29,6 +29,8 @@ pub struct GroupId(pub u16);
 pub struct May {
     /// Ask servers of DHCP, in the name of the interface's link address.
     pub dhcp: bool,
+    /// Be the supplicant on the interface (EAPOL), if no other session is.
+    pub eapol: bool,
 }
 
 /// All that a session is made of.

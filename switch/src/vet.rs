@@ -2,8 +2,8 @@
 //!
 //! A client may send from its link address, its network addresses and the ports that it holds; ask
 //! for neighbours; answer pings for an address that is its alone; report errors about what was sent
-//! to it; report which of the groups that its policy names it has joined; ask servers of DHCP, if its policy says so
-//! (`dhcp.rs`). Everything else (tags, other protocols' control frames, router advertisements, DHCP service) is refused:
+//! to it; report which of the groups that its policy names it has joined; ask servers of DHCP and be the supplicant, if
+//! its policy says so (`dhcp.rs`). Everything else (tags, other protocols' control frames, router advertisements, DHCP service) is refused:
 //! what is not named here is not permitted.
 
 use crate::classify::{
@@ -83,7 +83,8 @@ pub(crate) fn vet(
             vet_ip(session, table, sent, packet, now)
         }
         Payload::Arp(arp) => vet_arp(session, mac, arp),
-        Payload::Eapol | Payload::Other(_) => Err(DropReason::NotPermitted),
+        Payload::Eapol => vet_eapol(session, table, frame.destination, head),
+        Payload::Other(_) => Err(DropReason::NotPermitted),
     }
 }
 
@@ -116,6 +117,33 @@ fn vet_dhcp(session: &Session, packet: &IpPacket) -> Result<Vetted, DropReason> 
         return Err(DropReason::SpoofedAddress);
     }
     Ok(Vetted::Dhcp)
+}
+
+/// What a supplicant says (IEEE 802.1X, 11.3; RFC 3748, 4): it starts, ends, answers, and speaks of keys. Requests are an
+/// authenticator's. The first who speaks has the part until its session ends.
+fn vet_eapol(
+    session: &Session,
+    table: &Table,
+    destination: Mac,
+    head: &[u8],
+) -> Result<Vetted, DropReason> {
+    const AUTHENTICATORS: Mac = Mac([0x01, 0x80, 0xc2, 0, 0, 0x03]);
+    const PACKET: u8 = 0;
+    const START_LOGOFF_KEY: core::ops::RangeInclusive<u8> = 1..=3;
+    const RESPONSE: u8 = 2;
+    // With a priority tag there is something else at these places.
+    let is_untagged = head.get(12..14) == Some(&[0x88, 0x8e]);
+    let says = match head.get(15) {
+        Some(&PACKET) => head.get(18) == Some(&RESPONSE),
+        Some(kind) => START_LOGOFF_KEY.contains(kind),
+        None => false,
+    } && is_untagged;
+    let may = session.may.eapol && (destination == AUTHENTICATORS || !destination.is_group());
+    if says && may && table.supplicant.take(session.id) {
+        Ok(Vetted::Plain)
+    } else {
+        Err(DropReason::NotPermitted)
+    }
 }
 
 fn vet_arp(session: &Session, mac: Mac, arp: &ArpPacket) -> Result<Vetted, DropReason> {

@@ -563,6 +563,7 @@ fn check_policy(
         own_addresses,
         groups,
         dhcp,
+        eapol,
         ports,
         quota,
     } = raw;
@@ -618,7 +619,7 @@ fn check_policy(
             .map(|texts| problems.list(&format!("{key}.addresses"), texts, ADDRESS)),
         own_addresses: own,
         groups: check_groups(&format!("{key}.groups"), groups, problems),
-        may: May { dhcp: *dhcp },
+        may: May { dhcp: *dhcp, eapol: *eapol },
         services: match ports {
             None => {
                 let services = Services::unprivileged();

@@ -344,6 +344,8 @@ pub(super) struct RawPolicy {
     pub(super) groups: Vec<String>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) dhcp: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) eapol: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ports: Option<Vec<String>>,
     #[serde(default)]

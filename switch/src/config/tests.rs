@@ -219,7 +219,7 @@ fn the_effective_settings_are_a_file_that_gives_the_same() {
                 mac = \"02:00:00:00:00:01\"\n\
                 [[policy]]\ngid = \"root\"\nmode = \"shared\"\ngroup = \"g\"\n\
                 own_addresses = [\"10.0.0.7\"]\naddresses = []\n\
-                groups = [\"224.0.0.251\", \"ff15::/16\", \"any\"]\ndhcp = true\n";
+                groups = [\"224.0.0.251\", \"ff15::/16\", \"any\"]\ndhcp = true\neapol = true\n";
     let bump = &format!("{ONE}host = {{ interface = \"eth2\" }}\nhost_ports = [\"tcp/22\"]\n");
     for text in [ONE, full, bump] {
         let config = parse(text).unwrap();

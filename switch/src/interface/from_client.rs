@@ -162,7 +162,9 @@ impl Interface {
             let steered = self.steer(&seen, head, now);
             return way_here(steered, from.id);
         }
-        Ok(if seen.destination.is_group() { Way::Group } else { Way::Wire })
+        // What a supplicant says is nobody's business but the authenticator's.
+        let is_for_all = seen.destination.is_group() && seen.payload != Payload::Eapol;
+        Ok(if is_for_all { Way::Group } else { Way::Wire })
     }
 
     /// Enters what a client's report says before it leaves.

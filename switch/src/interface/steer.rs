@@ -4,6 +4,7 @@
 //!   plain datagrams ------------------------------> the table
 //!   neighbours, echoes, errors, fragments, DHCP --> each to whom it concerns, or who asked
 //!   group addresses ------------------------------> everyone who may care
+//!   EAPOL ----------------------------------------> the client that speaks it, else the host
 //!   other than IP, and tagged --------------------> the host
 //! ```
 
@@ -49,7 +50,8 @@ impl Interface {
                 kind => self.steer_control(seen, packet, kind, bytes, now),
             },
             Payload::Arp(arp) => self.steer_arp(arp),
-            Payload::Eapol | Payload::Other(_) => host,
+            Payload::Eapol => self.table.supplicant.holder().map_or(host, Steered::To),
+            Payload::Other(_) => host,
         }
     }
 

@@ -18,6 +18,7 @@
 
 use super::groups::Member;
 use super::roll::Shared;
+use super::supplicant::Supplicant;
 use super::transactions::Transaction;
 use crate::classify::{Address, Flow};
 use crate::verdict::{Receiver, ReceiverCode};
@@ -150,6 +151,7 @@ pub struct Book {
     writer: CachePadded<Mutex<()>>,
     members: Arc<Shared<Member>>,
     transactions: Arc<Shared<Transaction>>,
+    supplicant: Supplicant,
 }
 
 impl core::fmt::Debug for Book {
@@ -170,6 +172,7 @@ impl Book {
             writer: CachePadded::new(Mutex::new(())),
             members: Arc::default(),
             transactions: Arc::default(),
+            supplicant: Supplicant::default(),
         }
     }
 
@@ -181,6 +184,11 @@ impl Book {
     /// Who waits for which answers of DHCP.
     pub(super) fn transactions(&self) -> Arc<Shared<Transaction>> {
         Arc::clone(&self.transactions)
+    }
+
+    /// Which client speaks EAPOL.
+    pub(super) fn supplicant(&self) -> Supplicant {
+        self.supplicant.clone()
     }
 
     /// Which state of the book this is. Whoever asks after a frame has arrived sees all that was

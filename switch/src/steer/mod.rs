@@ -21,6 +21,7 @@ mod look;
 mod ports;
 mod roll;
 mod shared;
+mod supplicant;
 mod transactions;
 
 pub use claimed::{CLAIMED_BYTES, CLAIMED_PROTOCOLS, ClaimedPorts, PROTOCOL_BYTES};
@@ -40,6 +41,7 @@ use groups::Groups;
 use ports::PortMap;
 use shared::Shared;
 use std::sync::Arc;
+use supplicant::Supplicant;
 use transactions::Transactions;
 use usnet_shmring::ledger::SessionId;
 
@@ -111,6 +113,8 @@ pub struct Table {
     pub(crate) groups: Groups,
     /// Who waits for which answers of DHCP.
     pub(crate) transactions: Transactions,
+    /// Which client speaks EAPOL.
+    pub(crate) supplicant: Supplicant,
     /// From which ports that nobody holds flows may be learned; `None`: from any.
     flow_ports: Option<Services>,
 }
@@ -140,6 +144,7 @@ impl Table {
             shared: None,
             groups: Groups::default(),
             transactions: Transactions::default(),
+            supplicant: Supplicant::default(),
             flow_ports: None,
         }
     }
@@ -159,6 +164,7 @@ impl Table {
     pub fn share(&mut self, book: Arc<Book>, worker: WorkerId) {
         self.groups.share(book.members());
         self.transactions.share(book.transactions());
+        self.supplicant = book.supplicant();
         self.shared = Some(Shared::new(book, worker));
     }
 
@@ -467,6 +473,7 @@ impl Table {
         if let Receiver::Client(session) = receiver {
             self.groups.forget(session);
             self.transactions.forget(session);
+            self.supplicant.forget(session);
         }
         for map in self.locals.iter_mut().flat_map(|l| l.ports.iter_mut().flatten()) {
             map.forget(receiver);

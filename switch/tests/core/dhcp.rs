@@ -73,7 +73,7 @@ impl Message {
 }
 
 fn attach(rig: &mut Rig, id: u16) {
-    let mut attach = Attach { id, may: May { dhcp: true }, ..Attach::default() };
+    let mut attach = Attach { id, may: May { dhcp: true, ..May::default() }, ..Attach::default() };
     attach.addresses.push(ip(LINK_LOCAL));
     rig.attach(&attach);
 }

@@ -15,6 +15,7 @@ mod bump;
 mod conservation;
 mod control_frames;
 mod dhcp;
+mod eapol;
 mod fairness;
 mod flow_table;
 mod groups;

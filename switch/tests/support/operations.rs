@@ -83,6 +83,8 @@ struct Life {
     /// It may be ended at any time.
     lied: bool,
     grouped: bool,
+    /// It may be the supplicant.
+    eapol: bool,
     interface: u8,
 }
 
@@ -204,7 +206,7 @@ impl World {
             capacity: 64,
             transmit: 32,
             receive: 32,
-            may: May { dhcp: shape & 32 != 0 },
+            may: May { dhcp: shape & 32 != 0, eapol: shape & 64 != 0 },
             offload: shape & 8 != 0,
         };
         let life = &mut self.clients[usize::from(who)];
@@ -215,6 +217,7 @@ impl World {
             live: true,
             interface,
             grouped: matches!(mode, Mode::Group(_)),
+            eapol: attach.may.eapol,
             ..Life::default()
         };
         self.rig.try_attach(&attach).expect("a number is free once everything is back");
@@ -342,7 +345,12 @@ impl World {
         assert_eq!(seen.vlan, None, "no tagged frame reaches a client");
         let ours = seen.destination == mac(life.interface);
         assert!(ours || seen.destination.is_group(), "{seen:?}");
-        assert!(matches!(seen.payload, Payload::Ip(_) | Payload::Arp(_)), "{seen:?}");
+        let may_hear = match seen.payload {
+            Payload::Ip(_) | Payload::Arp(_) => true,
+            Payload::Eapol => life.eapol,
+            Payload::Other(_) => false,
+        };
+        assert!(may_hear, "{seen:?}");
     }
 
     /// Whoever is honest gets every slot of its own back once the liars are gone, the others have

@@ -99,6 +99,15 @@ fn hear_all(socket: &Socket, index: u32) -> io::Result<()> {
     socket.set(libc::PACKET_ADD_MEMBERSHIP, &all)
 }
 
+/// Has interface `index` hear what authenticators say to all (IEEE 802.1X, 11.1.1), for as long as the socket is there.
+fn hear_authenticators(socket: &Socket, index: u32) -> io::Result<()> {
+    let index = i32::try_from(index).unwrap_or(0);
+    let kind = u16::try_from(libc::PACKET_MR_MULTICAST).unwrap_or(0);
+    let address = [0x01, 0x80, 0xc2, 0, 0, 0x03, 0, 0];
+    let group = Membership { index, kind, address_length: 6, address };
+    socket.set(libc::PACKET_ADD_MEMBERSHIP, &group)
+}
+
 /// A packet socket without rings: each read is a frame of interface `index`, each write one to it.
 ///
 /// # Errors
@@ -166,6 +175,7 @@ impl AfPacket {
         if spec.promiscuous {
             hear_all(&socket, spec.index)?;
         }
+        hear_authenticators(&socket, spec.index)?;
         Ok(Self {
             index: spec.index,
             info: PortInfo {

@@ -160,6 +160,12 @@ impl Deliver {
         self.sessions.get_mut(usize::from(id.0))?.as_deref_mut()
     }
 
+    /// Whether a session configures its stack by what the network says.
+    pub(crate) fn configures(&self, id: SessionId) -> bool {
+        let session = self.sessions.get(usize::from(id.0)).and_then(Option::as_deref);
+        session.is_some_and(|session| session.may.dhcp)
+    }
+
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.sessions.iter().flatten().map(Box::as_ref)
     }

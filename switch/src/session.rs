@@ -27,7 +27,7 @@ pub struct GroupId(pub u16);
 /// What a client may say only if its policy says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct May {
-    /// Ask servers of DHCP, in the name of the interface's link address.
+    /// Ask servers of DHCP, in the name of the interface's link address, and routers, whose advertisements it then gets.
     pub dhcp: bool,
     /// Be the supplicant on the interface (EAPOL), if no other session is.
     pub eapol: bool,

@@ -70,9 +70,12 @@ pub(crate) fn vet(
             if let IpKind::Icmp(
                 Icmp::NeighborSolicitation { .. } | Icmp::NeighborAdvertisement { .. },
             ) = packet.kind
-                && !tells_only(mac, packet, head)
+                && !tells_only(mac, packet, 24, head)
             {
                 return Err(DropReason::SpoofedMac);
+            }
+            if packet.kind == IpKind::Icmp(Icmp::Router) {
+                return vet_router(session, mac, packet, head);
             }
             if is_of_groups(packet) {
                 return vet_report(session, packet, frame.destination, head);
@@ -117,6 +120,27 @@ fn vet_dhcp(session: &Session, packet: &IpPacket) -> Result<Vetted, DropReason> 
         return Err(DropReason::SpoofedAddress);
     }
     Ok(Vetted::Dhcp)
+}
+
+/// A question to routers, by who configures its stack by what they say.
+fn vet_router(
+    session: &Session,
+    mac: Mac,
+    packet: &IpPacket,
+    head: &[u8],
+) -> Result<Vetted, DropReason> {
+    const SOLICITATION: u8 = 133;
+    let source = packet.flow.source;
+    if !session.may.dhcp || head.get(usize::from(packet.transport_offset)) != Some(&SOLICITATION) {
+        return Err(DropReason::NotPermitted);
+    }
+    if !session.owns(source) && !source.to_ip().is_unspecified() {
+        return Err(DropReason::SpoofedAddress);
+    }
+    if !tells_only(mac, packet, 8, head) {
+        return Err(DropReason::SpoofedMac);
+    }
+    Ok(Vetted::Plain)
 }
 
 /// What a supplicant says (IEEE 802.1X, 11.3; RFC 3748, 4): it starts, ends, answers, and speaks of keys. Requests are an
@@ -282,10 +306,9 @@ fn echo_answer(request: &Flow) -> Flow {
 
 /// Whether a neighbour discovery message names no link address but `mac` (RFC 4861, 4.6.1). One that
 /// does not lie in `head` as a whole could name any.
-fn tells_only(mac: Mac, packet: &IpPacket, head: &[u8]) -> bool {
-    const BEFORE_OPTIONS: usize = 24;
+fn tells_only(mac: Mac, packet: &IpPacket, before_options: usize, head: &[u8]) -> bool {
     const LINK_ADDRESSES: [u8; 2] = [1, 2];
-    let start = usize::from(packet.transport_offset) + BEFORE_OPTIONS;
+    let start = usize::from(packet.transport_offset) + before_options;
     let Some(mut options) = head.get(start..usize::from(packet.end)) else { return false };
     while let [kind, length, ..] = *options {
         let Some((option, rest)) = options.split_at_checked(usize::from(length) * 8) else {

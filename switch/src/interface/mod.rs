@@ -42,7 +42,7 @@ use crate::steer::{FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use std::collections::VecDeque;
-use steer::Answer;
+use steer::{Answer, is_advertisement};
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::pool::Frame;
 
@@ -183,11 +183,14 @@ impl Interface {
             if !matches!(packet.kind, IpKind::Icmp(Icmp::NeighborAdvertisement { .. })));
         let host = host && self.host.is_some();
         let about_groups = self.hear_question(deliver.pool.bytes(&frame), seen, now);
+        let from_router = matches!(&seen.payload, Payload::Ip(packet)
+            if is_advertisement(packet, deliver.pool.bytes(&frame)));
         let mut last: Option<SessionId> = None;
         for id in &self.clients {
             let cares = match about_groups {
                 // Other hosts' reports would keep a client from sending its own, which the switch needs.
                 Some(is_question) => is_question && self.table.groups.has_any(*id),
+                None if from_router => deliver.configures(*id),
                 None => self.cares(*id, seen, is_link, now),
             };
             if except != Some(*id)

@@ -35,6 +35,13 @@ pub(super) enum Answer {
     Neighbor(Flow, Address),
 }
 
+/// Whether a message of router discovery is a router's.
+pub(super) fn is_advertisement(packet: &IpPacket, bytes: &[u8]) -> bool {
+    const ROUTER_ADVERTISEMENT: u8 = 134;
+    packet.kind == IpKind::Icmp(Icmp::Router)
+        && bytes.get(usize::from(packet.transport_offset)) == Some(&ROUTER_ADVERTISEMENT)
+}
+
 impl Interface {
     /// Who receives a frame that arrives. `seen` was read from `bytes`.
     #[inline]
@@ -119,6 +126,7 @@ impl Interface {
                     self.host_receiver()
                 }
             }
+            IpKind::Icmp(Icmp::Router) if is_advertisement(packet, bytes) => Steered::Group,
             IpKind::Icmp(Icmp::Router) => self.host_receiver(),
             // A request is for the owner of the address, whoever asked others with the same id.
             IpKind::Icmp(Icmp::EchoRequest) if !seen.destination.is_group() => {

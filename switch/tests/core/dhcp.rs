@@ -2,7 +2,7 @@
 
 use crate::support::frames::*;
 use crate::support::rig::Fate::{Client, Dropped, Host, Wire};
-use crate::support::rig::{Attach, Fate, Rig};
+use crate::support::rig::{Attach, Fate, Options, Rig};
 use core::time::Duration;
 use usnet_switch::classify::Mac;
 use usnet_switch::session::May;
@@ -319,4 +319,38 @@ fn pieces_of_an_answer_stay_together() {
     let first = to.first(5).udp_with(67, 68, &message(OFFER, 0xa1).bytes());
     assert_eq!(rig.arrives(&first), [Client(1)]);
     assert_eq!(rig.arrives(&to.later(5).rest(UDP)), [Client(1)]);
+}
+
+#[test]
+fn router_advertisements_reach_all_who_configure_themselves_by_them() {
+    let routers = Mac([0x33, 0x33, 0, 0, 0, 2]);
+    let all = Mac([0x33, 0x33, 0, 0, 0, 1]);
+    // Lifetimes, then the router's link address.
+    let body = [&[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], &[1, 1], &PEER.0];
+    for (host_sees, host) in
+        [(false, &[Client(1), Client(2), Host][..]), (true, &[Client(1), Client(2)])]
+    {
+        let mut rig = Rig::with(Options { host_sees_arp: host_sees, ..Options::default() });
+        attach(&mut rig, 1);
+        attach(&mut rig, 2);
+        rig.attach_plain(3);
+        for (to, link) in [("ff02::1", all), (LINK_LOCAL, OURS)] {
+            let told = inward("fe80::9", to).to_link(link).ip(ICMPV6, &body.concat());
+            assert_eq!(rig.arrives(&told), host, "to {to}");
+        }
+        let solicits = |from: &str, link: Mac| {
+            let ask = [&[133, 0, 0, 0, 0, 0, 0, 0][..], &[1, 1], &link.0].concat();
+            outward(from, "ff02::2").to_link(routers).ip(ICMPV6, &ask)
+        };
+        assert_eq!(rig.sends(1, &solicits(LINK_LOCAL, OURS)), [Wire], "nobody here hears it");
+        let bare =
+            outward("::", "ff02::2").to_link(routers).ip(ICMPV6, &[133, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(rig.sends(1, &bare), [Wire]);
+        assert_eq!(rig.sends(3, &solicits("fd00::1", OURS)), [Dropped(NotPermitted)]);
+        assert_eq!(rig.sends(1, &solicits(LINK_LOCAL, PEER)), [Dropped(SpoofedMac)]);
+        assert_eq!(rig.sends(1, &solicits("fe80::9", OURS)), [Dropped(SpoofedAddress)]);
+        // A client is no router.
+        let lie = outward(LINK_LOCAL, "ff02::1").to_link(all).ip(ICMPV6, &body.concat());
+        assert_eq!(rig.sends(1, &lie), [Dropped(NotPermitted)]);
+    }
 }

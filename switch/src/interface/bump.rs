@@ -79,8 +79,14 @@ impl Interface {
         };
         // A priority tag means nothing to a client and stays for everybody else.
         let has_priority = seen.vlan.is_none() && has_tag(bytes);
-        match self.steer(&seen, deliver.pool.bytes(&frame), now) {
-            Steered::To(Receiver::Client(id)) => {
+        let steered = self.steer(&seen, deliver.pool.bytes(&frame), now);
+        match steered {
+            Steered::To(Receiver::Client(id)) | Steered::Both(id) => {
+                if matches!(steered, Steered::Both(_))
+                    && let Some(copy) = deliver.duplicate(&frame)
+                {
+                    self.onwards(deliver, copy, from, now);
+                }
                 if has_priority && without_tags(deliver, &mut frame).is_none() {
                     return deliver.drop_frame(frame, DropReason::Malformed);
                 }

@@ -32,6 +32,9 @@ impl Interface {
                 let now = look.exact.and_then(|(_, used)| used).unwrap_or(now);
                 match self.steer(&seen, &frame, now) {
                     Steered::To(receiver) => Outcome::To(receiver),
+                    Steered::Both(id) => {
+                        Outcome::ToMany(vec![Receiver::Client(id), Receiver::Host])
+                    }
                     Steered::Group => Outcome::ToMany(self.audience(&seen, now)),
                     Steered::Answer(_) => Outcome::Answered,
                     Steered::Drop(reason) => Outcome::Dropped(reason),

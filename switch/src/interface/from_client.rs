@@ -28,8 +28,11 @@ use usnet_shmring::ledger::SessionId;
 #[inline(always)]
 fn way_here(steered: Steered, from: SessionId) -> Result<Way, DropReason> {
     match steered {
-        Steered::To(Receiver::Client(id)) if id == from => Err(DropReason::ToSelf),
-        Steered::To(Receiver::Client(id)) => Ok(Way::Client(id)),
+        Steered::To(Receiver::Client(id)) | Steered::Both(id) if id == from => {
+            Err(DropReason::ToSelf)
+        }
+        // The kernel is not asked by a client for an answer to its own question: it notes that when it asks.
+        Steered::To(Receiver::Client(id)) | Steered::Both(id) => Ok(Way::Client(id)),
         Steered::To(Receiver::Host) => Ok(Way::Host),
         Steered::Drop(reason) => Err(reason),
         // A client sends the first piece first.

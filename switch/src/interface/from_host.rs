@@ -28,7 +28,9 @@ impl Interface {
         self.note_question(&seen, deliver.pool.bytes(&frame), now);
         if seen.destination == self.mac && self.mac != Mac::default() {
             return match self.steer(&seen, deliver.pool.bytes(&frame), now) {
-                Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
+                Steered::To(Receiver::Client(id)) | Steered::Both(id) => {
+                    deliver.to_client(frame, id);
+                }
                 Steered::Answer(answer) => self.answer_host(deliver, frame, &answer, &seen, now),
                 Steered::Drop(reason) => deliver.drop_frame(frame, reason),
                 // The kernel sends the first piece first.
@@ -49,7 +51,11 @@ impl Interface {
                     }
                 }
                 // Tagged frames and the kernel's own business with its link and its neighbours.
-                Steered::Group | Steered::To(_) | Steered::Early(_) | Steered::Drop(_) => {}
+                Steered::Group
+                | Steered::To(_)
+                | Steered::Both(_)
+                | Steered::Early(_)
+                | Steered::Drop(_) => {}
             }
         }
         self.wire.push(deliver, frame, now);

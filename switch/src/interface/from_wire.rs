@@ -70,9 +70,11 @@ impl Interface {
         let way = match steered {
             Steered::To(Receiver::Client(id)) => Way::Client(id),
             Steered::To(Receiver::Host) => Way::Host,
-            Steered::Group | Steered::Answer(_) | Steered::Early(_) | Steered::Drop(_) => {
-                return None;
-            }
+            Steered::Both(_)
+            | Steered::Group
+            | Steered::Answer(_)
+            | Steered::Early(_)
+            | Steered::Drop(_) => return None,
         };
         self.remember(key, way, &basis);
         Some(way)
@@ -96,6 +98,12 @@ impl Interface {
         match self.steer(&seen, deliver.pool.bytes(&frame), now) {
             Steered::To(Receiver::Client(id)) => deliver.to_client(frame, id),
             Steered::To(Receiver::Host) => self.wire_to_host(deliver, frame, now),
+            Steered::Both(id) => {
+                if let Some(copy) = deliver.duplicate(&frame) {
+                    self.wire_to_host(deliver, copy, now);
+                }
+                deliver.to_client(frame, id);
+            }
             Steered::Group => {
                 let host = !self.kernel_has(deliver, &frame);
                 self.to_audience(deliver, frame, &seen, None, host, now);

@@ -17,10 +17,13 @@ use crate::steer::{DatagramKey, Found};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use crate::vet::{is_group_address, quoted_answer};
+use usnet_shmring::ledger::SessionId;
 
 /// Who gets a frame that came from the wire, or was sent to the interface's own address.
 pub(super) enum Steered {
     To(Receiver),
+    /// To a client, and a copy to the host, which may wait for it as well.
+    Both(SessionId),
     /// Everyone who may care; see [`Interface::audience`].
     Group,
     /// The switch answers.
@@ -132,6 +135,18 @@ impl Interface {
             IpKind::Icmp(Icmp::EchoRequest) if !seen.destination.is_group() => {
                 let owner = self.table.address_default(packet.flow.destination);
                 to(self.table.lead(packet, owner, now))
+            }
+            // The kernel may use the same identifier at an address that it shares: whether it does is not always
+            // seen here, and an answer that it has not asked for it ignores.
+            IpKind::Icmp(Icmp::EchoReply) if host.is_some() => {
+                match self.steer_ip(seen, packet, now) {
+                    Steered::To(Receiver::Client(id))
+                        if self.table.owner(packet.flow.destination).is_none() =>
+                    {
+                        Steered::Both(id)
+                    }
+                    steered => steered,
+                }
             }
             IpKind::Icmp(icmp @ Icmp::Error { .. }) if !seen.destination.is_group() => {
                 match quoted_answer(&icmp) {

@@ -59,24 +59,46 @@ fn pieces_of_an_error_stay_together() {
     assert_eq!(rig.sends(1, &outward("10.0.0.1", "10.0.0.9").echo_request(77)), [Wire]);
     assert_eq!(rig.arrives(&to.first(6).echo_request(77)), [Host]);
     assert_eq!(rig.arrives(&to.later(6).rest(ICMP)), [Host]);
-    assert_eq!(rig.arrives(&to.first(7).echo_reply(77)), [Client(1)]);
+    assert_eq!(rig.arrives(&to.first(7).echo_reply(77)), [Client(1), Host]);
     assert_eq!(rig.arrives(&to.later(7).rest(ICMP)), [Client(1)]);
 }
 
 #[test]
-fn an_echo_reply_reaches_only_who_asked() {
+fn an_echo_reply_reaches_who_asked_and_the_kernel_which_may_have_asked_too() {
     for (us, them) in FAMILIES {
         let mut rig = Rig::new();
         rig.attach_plain(1);
         rig.attach_plain(2);
         assert_eq!(rig.sends(1, &outward(us, them).echo_request(77)), [Wire]);
         assert_eq!(rig.sends(2, &outward(us, them).echo_request(78)), [Wire]);
-        assert_eq!(rig.arrives(&inward(them, us).echo_reply(77)), [Client(1)]);
-        assert_eq!(rig.arrives(&inward(them, us).echo_reply(78)), [Client(2)]);
+        assert_eq!(rig.arrives(&inward(them, us).echo_reply(77)), [Client(1), Host]);
+        assert_eq!(rig.arrives(&inward(them, us).echo_reply(78)), [Client(2), Host]);
         assert_eq!(rig.arrives(&inward(them, us).echo_reply(79)), [Host], "the kernel's own");
         let other = if us.contains(':') { "fd00::8" } else { "10.0.0.8" };
         assert_eq!(rig.arrives(&inward(other, us).echo_reply(77)), [Host], "not asked");
+        // The kernel chooses an identifier that a client has: neither loses an answer.
+        assert_eq!(rig.host_sends(&outward(us, them).echo_request(77)), [Wire]);
+        assert_eq!(rig.arrives(&inward(them, us).echo_reply(77)), [Client(1), Host]);
+        assert_eq!(rig.sends(1, &outward(us, them).echo_request(77)), [Wire]);
     }
+}
+
+#[test]
+fn an_echo_reply_to_a_clients_own_address_is_for_it_alone() {
+    let mut rig = Rig::new();
+    rig.attach_owner(1, "10.0.0.50");
+    assert_eq!(rig.sends(1, &outward("10.0.0.50", "10.0.0.9").echo_request(7)), [Wire]);
+    assert_eq!(rig.arrives(&inward("10.0.0.9", "10.0.0.50").echo_reply(7)), [Client(1)]);
+    // Nor is there anybody else without a kernel.
+    let mut rig = Rig::with(Options { host: false, ..Options::default() });
+    rig.attach_plain(1);
+    assert_eq!(rig.sends(1, &outward("10.0.0.1", "10.0.0.9").echo_request(7)), [Wire]);
+    assert_eq!(rig.arrives(&inward("10.0.0.9", "10.0.0.1").echo_reply(7)), [Client(1)]);
+    // What the kernel has heard by itself it does not get again; an echo it never has.
+    let mut rig = Rig::with(Options { host_sees_arp: true, ..Options::default() });
+    rig.attach_plain(1);
+    assert_eq!(rig.sends(1, &outward("10.0.0.1", "10.0.0.9").echo_request(7)), [Wire]);
+    assert_eq!(rig.arrives(&inward("10.0.0.9", "10.0.0.1").echo_reply(7)), [Client(1), Host]);
 }
 
 #[test]
@@ -93,9 +115,9 @@ fn an_echo_identifier_that_another_uses_towards_the_same_host_is_refused() {
             assert_eq!(rig.sends(2, &taken), [Dropped(SpoofedPort)], "{id}");
             assert_eq!(rig.sends(2, &outward(us, other).echo_request(id)), [Wire], "{id}");
         }
-        assert_eq!(rig.arrives(&inward(them, us).echo_reply(77)), [Client(1)]);
+        assert_eq!(rig.arrives(&inward(them, us).echo_reply(77)), [Client(1), Host]);
         assert_eq!(rig.arrives(&inward(them, us).echo_reply(99)), [Host]);
-        assert_eq!(rig.arrives(&inward(other, us).echo_reply(99)), [Client(2)]);
+        assert_eq!(rig.arrives(&inward(other, us).echo_reply(99)), [Client(2), Host]);
         // Of the kernel's own, 256 at a time, until they have been idle.
         for id in 1000..1255 {
             assert_eq!(rig.host_sends(&outward(us, them).echo_request(id)), [Wire]);

@@ -2,12 +2,16 @@
 
 use super::Interface;
 use super::steer::Steered;
-use crate::classify::{Classified, Icmp, IpKind, IpPacket, Payload, classify};
+use crate::classify::{Classified, Icmp, IpKind, IpPacket, Payload, Protocol, classify};
+use crate::config::Unmatched;
 use crate::explain::{Explained, Outcome, Question};
+use crate::refusal::LONGEST;
 use crate::steer::Look;
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use crate::vet::is_group_address;
+use usnet_shmring::ledger::SessionId;
+use usnet_shmring::offload::Offload;
 
 impl Interface {
     /// What would become of this frame. Nothing is learned, and no flow kept fresh.
@@ -22,7 +26,7 @@ impl Interface {
         let Payload::Ip(packet) = seen.payload else { return told };
         told.step("frame", None, format_args!("for the interface's link address {}", self.mac));
         let look = self.table.look(&packet.flow);
-        let has_exact = self.tell_steps(&mut told, &packet, &look);
+        let has_exact = self.tell_steps(&mut told, &packet, &look, now);
         let learned_elsewhere = look.exact.is_none().then_some(look.book).flatten();
         told.outcome = match learned_elsewhere.filter(|_| has_exact) {
             // Asking the way that frames go would take the flow over.
@@ -49,16 +53,41 @@ impl Interface {
             told.step("kernel", Some(Receiver::Host), "it hears this by itself, before the switch");
             told.outcome = Outcome::Heard;
         }
+        if told.outcome == Outcome::Dropped(DropReason::NoReceiver) {
+            self.tell_refusal(&mut told, &frame, &seen);
+        }
         told
     }
 
+    /// What the sender hears of a frame that nobody receives.
+    fn tell_refusal(&self, told: &mut Explained, frame: &[u8], seen: &Classified) {
+        // Its checksums are not filled in.
+        let answer = self.refusal_of(frame, Offload::SOUND, seen, &mut [0; LONGEST]);
+        let is_tcp = matches!(&seen.payload, Payload::Ip(packet)
+            if packet.flow.protocol == Protocol::TCP);
+        let says = match answer {
+            _ if self.unmatched == Unmatched::Drop => return,
+            None => "what has no receiver is answered here, but this is not",
+            Some(_) if is_tcp => "the switch answers with a reset, unless it has answered too many",
+            Some(_) => "the switch answers that it is unreachable, unless it has answered too many",
+        };
+        told.step("on_unmatched", None, says);
+        if answer.is_some() {
+            told.outcome = Outcome::Answered;
+        }
+    }
+
     /// What each table says, in the order in which they are asked. Whether exact flows are asked.
-    fn tell_steps(&self, told: &mut Explained, packet: &IpPacket, look: &Look) -> bool {
+    fn tell_steps(&self, told: &mut Explained, packet: &IpPacket, look: &Look, now: Time) -> bool {
         let flow = &packet.flow;
         let to = flow.destination.to_ip();
         if is_group_address(flow.destination) {
+            let groups = &self.table.groups;
+            let has_joined = |id: &&SessionId| groups.has(flow.destination, **id, now);
+            let members = self.clients.iter().filter(has_joined).count();
             let text = format!("{to} is a group: for all that hold the port, and the host");
             told.step("group", None, text);
+            told.step("members", None, format_args!("clients that have joined it: {members}"));
             return false;
         }
         match packet.kind {
@@ -68,12 +97,13 @@ impl Interface {
                 self.tell_address(told, packet, look);
                 return false;
             }
-            IpKind::DhcpReply | IpKind::DhcpRequest => {
-                told.step(
-                    "kind",
-                    self.host(),
-                    "DHCP: for who has asked with its number; if nobody, for",
-                );
+            IpKind::DhcpReply => {
+                let text = "an answer of DHCP is for who asked with its number; if nobody did, for";
+                told.step("kind", self.host(), text);
+                return false;
+            }
+            IpKind::DhcpRequest => {
+                told.step("kind", self.host(), "questions of DHCP are for");
                 return false;
             }
             _ => {}

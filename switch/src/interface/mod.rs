@@ -44,6 +44,7 @@ use crate::verdict::{DropReason, Receiver};
 use std::collections::VecDeque;
 use steer::{Answer, is_advertisement};
 use usnet_shmring::ledger::SessionId;
+use usnet_shmring::offload::Offload;
 use usnet_shmring::pool::Frame;
 
 /// An interface of the switch.
@@ -140,14 +141,24 @@ impl Interface {
         seen: &Classified,
         answer: &mut [u8; LONGEST],
     ) -> Option<usize> {
+        self.refusal_of(deliver.pool.bytes(frame), frame.offload(), seen, answer)
+    }
+
+    /// The same for a frame of these bytes.
+    fn refusal_of(
+        &self,
+        bytes: &[u8],
+        offload: Offload,
+        seen: &Classified,
+        answer: &mut [u8; LONGEST],
+    ) -> Option<usize> {
         let Payload::Ip(packet) = &seen.payload else { return None };
         let is_ours = self.table.is_local(packet.flow.destination);
         let is_honest = is_elsewhere(seen, self.mac) && !self.table.is_local(packet.flow.source);
         if !is_ours || !is_honest {
             return None;
         }
-        let bytes = deliver.pool.bytes(frame);
-        refusal(self.unmatched, seen, bytes, frame.offload(), self.frame_limit, answer)
+        refusal(self.unmatched, seen, bytes, offload, self.frame_limit, answer)
     }
 
     /// A frame from the wire for the kernel, which may have heard it there already.

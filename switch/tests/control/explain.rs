@@ -49,10 +49,35 @@ fn groups_echoes_and_addresses_that_are_not_here_are_explained() {
         (&answer["verdict"], &answer["owners"][0]["name"]),
         (&json!("group"), &json!("mdns"))
     );
+    assert_eq!(steps(&answer), ["frame", "group", "members"], "{answer}");
     let answer = explain(&daemon, ["w0", "icmp", "192.0.2.7", "10.77.0.1"]);
     assert_eq!((&answer["verdict"], steps(&answer)[1]), (&json!("drop"), "kind"), "{answer}");
     let answer = explain(&daemon, ["w0", "udp", "192.0.2.7:1", "10.9.9.9:1"]);
     assert!(steps(&answer).contains(&"interface"), "{answer}");
+}
+
+#[test]
+fn what_the_switch_answers_and_what_dhcp_says_is_explained() {
+    let daemon = Daemon::start("on_unmatched = \"unreachable\"\n");
+    for (protocol, port, says) in [("tcp", 80, "with a reset"), ("udp", 53, "is unreachable")] {
+        let to = format!("10.77.0.1:{port}");
+        let answer = explain(&daemon, ["w0", protocol, "192.0.2.7:5000", &to]);
+        let last = answer["steps"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            (&answer["verdict"], &last["step"]),
+            (&json!("answered"), &json!("on_unmatched"))
+        );
+        assert!(last["says"].as_str().unwrap().contains(says), "{answer}");
+    }
+    // From an address that is ours nobody is answered.
+    let answer = explain(&daemon, ["w0", "tcp", "10.77.0.1:5000", "10.77.0.1:80"]);
+    assert_eq!((&answer["verdict"], &answer["reason"]), (&json!("drop"), &json!("no_receiver")));
+    assert_eq!(steps(&answer).last(), Some(&"on_unmatched"), "{answer}");
+    for (from, to, says) in [(67, 68, "who asked"), (68, 67, "questions of DHCP")] {
+        let (from, to) = (format!("192.0.2.7:{from}"), format!("10.77.0.1:{to}"));
+        let answer = explain(&daemon, ["w0", "udp", &from, &to]);
+        assert!(answer["steps"][1]["says"].as_str().unwrap().contains(says), "{answer}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::interface::{Interface, Outlet};
 use crate::port::{Exchange, Handling, PortCounters, PortInfo};
-use crate::session::{GroupId, Session};
+use crate::session::{GroupId, InterfaceId, Session};
 use crate::stats::{SessionCounters, Totals};
 use core::ops::AddAssign;
 use serde::Serialize;
@@ -79,6 +79,8 @@ impl PortSnapshot {
 /// An interface at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct InterfaceSnapshot {
+    /// Its number.
+    pub id: u8,
     /// Its link address.
     pub mac: String,
     /// The port to the network.
@@ -94,9 +96,10 @@ pub struct InterfaceSnapshot {
 }
 
 impl InterfaceSnapshot {
-    pub(crate) fn of(interface: &Interface) -> Self {
+    pub(crate) fn of(id: InterfaceId, interface: &Interface) -> Self {
         let cuts = interface.cuts();
         Self {
+            id: id.0,
             mac: interface.mac.to_string(),
             wire: PortSnapshot::of(&interface.wire, cuts),
             host: interface.host.as_ref().map(|host| PortSnapshot::of(host, cuts)),
@@ -191,8 +194,16 @@ impl Snapshot {
         self.frames_conserved &= other.frames_conserved;
         self.slots += other.slots;
         self.slots_conserved &= other.slots_conserved;
-        for (interface, more) in self.interfaces.iter_mut().zip(other.interfaces) {
-            interface.add(more);
+        for more in other.interfaces {
+            match self.interfaces.binary_search_by_key(&more.id, |interface| interface.id) {
+                Ok(at) => {
+                    if let Some(interface) = self.interfaces.get_mut(at) {
+                        interface.add(more);
+                    }
+                }
+                // It is about to go, and has gone with the others.
+                Err(at) => self.interfaces.insert(at, more),
+            }
         }
         for more in other.sessions {
             match self.sessions.binary_search_by_key(&more.id, |session| session.id) {

@@ -11,23 +11,24 @@
 //!   owner ([`Snapshot::slots`](crate::snapshot::Snapshot::slots)).
 
 mod look;
+mod places;
 mod replace;
 
 use crate::capture::Place;
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::config::{Services, Unmatched};
 use crate::deliver::{Deliver, Sent, tx_budget};
-use crate::interface::{ECHOES, Early, Interface, Outlet, Recent, Stations};
+use crate::interface::{Interface, Outlet};
 use crate::net::guard::Pass;
 use crate::port::netmap::Glimpses;
 use crate::port::{BURST, Burst, Port};
-use crate::refusal::Bucket;
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
 use crate::stats::SessionCounters;
+use crate::steer::EXACT_FLOWS;
 use crate::steer::book::{Book, WorkerId};
-use crate::steer::{EXACT_FLOWS, FragmentTable, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
+use places::Places;
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
@@ -83,6 +84,9 @@ pub enum SwitchError {
     /// Too many interfaces.
     #[error("a switch has at most 256 interfaces")]
     TooManyInterfaces,
+    /// Another interface has the number.
+    #[error("interface number {} is not free", .0.0)]
+    InterfaceNumber(InterfaceId),
     /// The number is in use, or too large.
     #[error("session number {0} is not free")]
     SessionNumber(SessionId),
@@ -151,7 +155,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Switch {
     deliver: Deliver,
-    interfaces: Vec<Interface>,
+    interfaces: Places,
     /// Attached sessions, in the order in which they are served.
     live: Vec<SessionId>,
     /// Ended sessions whose slots are not all back.
@@ -171,7 +175,7 @@ impl Switch {
     pub fn new(pool: Pool, seed: u64) -> Self {
         Self {
             deliver: Deliver::new(pool),
-            interfaces: Vec::new(),
+            interfaces: Places::default(),
             live: Vec::new(),
             ending: Vec::new(),
             events: Vec::new(),
@@ -185,42 +189,6 @@ impl Switch {
 
     // ---- control ----
 
-    /// Adds an interface.
-    ///
-    /// # Errors
-    /// [`SwitchError::TooManyInterfaces`]
-    pub fn add_interface(&mut self, spec: InterfaceSpec) -> Result<InterfaceId, SwitchError> {
-        let number =
-            u8::try_from(self.interfaces.len()).map_err(|_| SwitchError::TooManyInterfaces)?;
-        let seed = self.seed.wrapping_add(u64::from(number));
-        let default = spec.host.is_some().then_some(Receiver::Host);
-        let mut table = Table::new(default, seed);
-        for address in spec.addresses {
-            table.add_address(address.into(), default);
-        }
-        if let Some(ports) = spec.wire.claimed_ports() {
-            table.set_claimed(ports);
-        }
-        self.interfaces.push(Interface {
-            mac: spec.mac,
-            frame_limit: usize::from(spec.mtu) + 14,
-            table,
-            sent_fragments: FragmentTable::new(!seed),
-            early: Early::new(),
-            echoes: VecDeque::with_capacity(ECHOES),
-            recent: Recent::new(seed.rotate_left(32)),
-            wire: Outlet::new(spec.wire, &mut self.deliver.pool),
-            host: spec.host.map(|port| Outlet::new(port, &mut self.deliver.pool)),
-            kernel_hears: spec.kernel_hears,
-            unmatched: spec.unmatched,
-            answers: Bucket::default(),
-            cut_through: spec.cut_through,
-            bump: (spec.behind == Behind::Network).then(|| Stations::new(seed.rotate_left(16))),
-            clients: Vec::new(),
-        });
-        Ok(InterfaceId(number))
-    }
-
     /// Has an interface learn together with those of other workers.
     ///
     /// # Errors
@@ -231,8 +199,7 @@ impl Switch {
         book: Arc<Book>,
         worker: WorkerId,
     ) -> Result<(), SwitchError> {
-        let place = self.interfaces.get_mut(usize::from(interface.0));
-        place.ok_or(SwitchError::NoInterface(interface))?.table.share(book, worker);
+        self.interfaces.get_mut(interface)?.table.share(book, worker);
         Ok(())
     }
 
@@ -246,8 +213,7 @@ impl Switch {
         interface: InterfaceId,
         ports: Services,
     ) -> Result<(), SwitchError> {
-        let place = self.interfaces.get_mut(usize::from(interface.0));
-        place.ok_or(SwitchError::NoInterface(interface))?.table.set_flow_ports(ports);
+        self.interfaces.get_mut(interface)?.table.set_flow_ports(ports);
         Ok(())
     }
 
@@ -257,9 +223,7 @@ impl Switch {
     /// [`SwitchError`], and nothing is attached.
     pub fn attach(&mut self, spec: SessionSpec) -> Result<(), SwitchError> {
         let id = spec.id;
-        let index = usize::from(spec.interface.0);
-        let interface =
-            self.interfaces.get_mut(index).ok_or(SwitchError::NoInterface(spec.interface))?;
+        let interface = self.interfaces.get_mut(spec.interface)?;
         let pool = &mut self.deliver.pool;
         if id.0 >= SessionId::LIMIT || self.live.contains(&id) || pool.has_homes(id) {
             return Err(SwitchError::SessionNumber(id));
@@ -345,9 +309,7 @@ impl Switch {
         count: u16,
         to: Option<SessionId>,
     ) -> Result<(), SwitchError> {
-        let index = usize::from(interface.0);
-        let interface =
-            self.interfaces.get_mut(index).ok_or(SwitchError::NoInterface(interface))?;
+        let interface = self.interfaces.get_mut(interface)?;
         // A rule for a number that is not attached would be inherited by whoever gets it next.
         if let Some(id) = to.filter(|id| !interface.clients.contains(id)) {
             return Err(SwitchError::NoSession(id));
@@ -412,14 +374,14 @@ impl Switch {
     #[inline]
     fn give_up_pieces(&mut self, now: Time) -> usize {
         let Self { interfaces, deliver, .. } = self;
-        let waiting = interfaces.iter_mut().filter(|interface| !interface.early.is_empty());
-        waiting.map(|interface| interface.give_up_old(deliver, now)).sum()
+        let waiting = interfaces.iter_mut().filter(|(_, interface)| !interface.early.is_empty());
+        waiting.map(|(_, interface)| interface.give_up_old(deliver, now)).sum()
     }
 
     /// One burst from a wire or host port.
     fn receive(&mut self, index: usize, from_host: bool, now: Time) -> usize {
         let Self { interfaces, deliver, inbox, glimpses, .. } = self;
-        let Some(interface) = interfaces.get_mut(index) else { return 0 };
+        let Some(interface) = interfaces.at(index) else { return 0 };
         // Who captures wants to see all frames.
         if deliver.tap.is_none()
             && let Some(count) = interface.receive_cut(deliver, from_host, glimpses, now)
@@ -455,7 +417,7 @@ impl Switch {
             tap.source = Some(Place::Client(id));
         }
         let index = usize::from(session.interface.0);
-        let moved = match interfaces.get_mut(index) {
+        let moved = match interfaces.at(index) {
             Some(interface) => {
                 interface.table.look_around();
                 drain_tx(interface, deliver, &mut session, answers, head, now)
@@ -477,14 +439,13 @@ impl Switch {
         let Self { interfaces, deliver, events, .. } = self;
         deliver.flush();
         let mut moved = 0;
-        for (index, interface) in interfaces.iter_mut().enumerate() {
+        for (id, interface) in interfaces.iter_mut() {
             let Interface { wire, host, early, .. } = interface;
             for outlet in std::iter::once(wire).chain(host) {
                 moved += outlet.flush(deliver, now);
                 if let Some(error) = outlet.failed.take() {
-                    let interface = InterfaceId(u8::try_from(index).unwrap_or(u8::MAX));
                     let name = outlet.port.info().name.clone();
-                    events.push(Event::PortGone { interface, name, error });
+                    events.push(Event::PortGone { interface: id, name, error });
                     outlet.close(&mut deliver.pool);
                     early.give_up_all(deliver);
                 }
@@ -515,7 +476,7 @@ impl Switch {
     fn end(&mut self, id: SessionId, fault: Option<Fault>) {
         let Some(session) = self.deliver.take(id) else { return };
         self.live.retain(|live| *live != id);
-        if let Some(interface) = self.interfaces.get_mut(usize::from(session.interface.0)) {
+        if let Ok(interface) = self.interfaces.get_mut(session.interface) {
             interface.table.give_up(&session.learned, id);
             interface.forget(id);
         }
@@ -577,7 +538,7 @@ impl Switch {
     /// waited long enough.
     #[must_use]
     pub fn next_event(&self) -> Option<Time> {
-        let pieces = self.interfaces.iter().filter_map(|interface| interface.early.due());
+        let pieces = self.interfaces.iter().filter_map(|(_, interface)| interface.early.due());
         self.ports().filter_map(|outlet| outlet.port.next_event()).chain(pieces).min()
     }
 
@@ -590,7 +551,7 @@ impl Switch {
     fn ports(&self) -> impl Iterator<Item = &Outlet> {
         self.interfaces
             .iter()
-            .flat_map(|i| std::iter::once(&i.wire).chain(&i.host))
+            .flat_map(|(_, i)| std::iter::once(&i.wire).chain(&i.host))
             .filter(|outlet| !outlet.gone)
     }
 
@@ -602,7 +563,7 @@ impl Switch {
         while let Some(id) = self.live.last().copied() {
             self.end(id, None);
         }
-        for interface in &mut self.interfaces {
+        for (_, interface) in self.interfaces.iter_mut() {
             interface.early.clear(&mut self.deliver.pool);
             for outlet in std::iter::once(&mut interface.wire).chain(&mut interface.host) {
                 outlet.out.clear(&mut self.deliver.pool);

@@ -237,3 +237,110 @@ fn a_queueing_discipline_that_was_replaced_is_put_back() {
         assert_eq!(qdisc.as_deref(), Some("noqueue"));
     });
 }
+
+/// What is otherwise while usnetd serves an interface: an offload, the host endpoint, the guard.
+fn traces() -> (Option<bool>, bool, bool) {
+    let has_endpoint = Netlink::open().unwrap().link("u-sv0").is_ok();
+    let guards = Command::new("nft").args(["list", "tables", "netdev"]).output();
+    let has_guard = guards.is_ok_and(|output| text(&output).contains("usnet"));
+    (receive_offload(), has_endpoint, has_guard)
+}
+
+#[test]
+fn an_interface_that_goes_is_put_back_while_usnetd_runs_and_can_come_again() {
+    let name = "an_interface_that_goes_is_put_back_while_usnetd_runs_and_can_come_again";
+    isolated(name, || {
+        // A program of the kernel's, there all the time.
+        let kernel = std::net::UdpSocket::bind("0.0.0.0:9001").unwrap();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 8];
+            while let Ok((length, from)) = kernel.recv_from(&mut bytes) {
+                let _ = kernel.send_to(&bytes[..length], from);
+            }
+        });
+        comes_and_goes("af_packet");
+        if rustix::process::geteuid().is_root() {
+            comes_and_goes("af_xdp");
+        } else {
+            isolated::skip(name, "XDP programs can only be loaded as root");
+        }
+    });
+}
+
+fn comes_and_goes(port: &str) {
+    let peer = two_hosts();
+    set_receive_offload(true);
+    let before = traces();
+    let rest = format!(
+        "port = \"{port}\"\n[[interface]]\nname = \"w0\"\nport = \"wire\"\naddresses = [\"10.77.0.1/24\"]\n"
+    );
+    let place = Place::with(&format!("goes-{port}"), &rest);
+    let whole = place.0.join("usnetd.toml");
+    let less = place.0.join("less.toml");
+    let both = std::fs::read_to_string(&whole).unwrap();
+    let sv0 = both.find("[[interface]]").unwrap()..both.rfind("[[interface]]").unwrap();
+    std::fs::write(&less, both.replace(&both[sv0], "")).unwrap();
+    let usnetd = place.usnetd();
+    let ctl = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_usnetctl"));
+        command.arg("--socket").arg(place.0.join("control.sock")).args(arguments);
+        command.output().unwrap()
+    };
+    let apply = |file: &Path| ctl(&["config", "apply", file.to_str().unwrap()]);
+    let asks = |port: u16| {
+        let socket = peer.run(|| std::net::UdpSocket::bind("10.9.0.2:0").unwrap()).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        until("the answer", || {
+            let _ = socket.send_to(b"?", ("10.9.0.1", port));
+            socket.recv(&mut [0; 8]).ok()
+        })
+    };
+    // A client is there while the interface is.
+    for _ in 0..2 {
+        let mut options = usnet::stack::StackOptions::named("echo");
+        options.session.socket = place.0.join("control.sock");
+        options.session.interface = "sv0".into();
+        let stack = usnet::stack::Stack::attach(options).unwrap();
+        let socket = usnet::net::UdpSocket::bind(&stack, "0.0.0.0:9000").unwrap();
+        let client = std::thread::spawn(move || {
+            let mut bytes = [0; 8];
+            while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+                let _ = socket.send_to(&bytes[..length], from);
+            }
+        });
+        asks(9000);
+        asks(9001);
+        let (offload, endpoint, _) = traces();
+        assert_eq!((offload, endpoint), (Some(false), true), "while it is served");
+        assert_eq!(place.files(".json").len(), 1);
+
+        let said = apply(&less);
+        assert!(said.status.success(), "{said:?}");
+        client.join().unwrap();
+        assert_eq!(traces(), before, "as it was before usnetd");
+        assert_eq!(place.files("").len(), 0, "and no record is left");
+        asks(9001);
+        std::net::UdpSocket::bind("10.9.0.1:9000").expect("the port is the kernel's again");
+
+        // It cannot come while it is down, and is not touched by the attempt.
+        let mut net = Netlink::open().unwrap();
+        net.set_down("sv0").unwrap();
+        let said = apply(&whole);
+        assert!(!said.status.success() && text(&said).contains("is down"), "{said:?}");
+        assert_eq!((traces(), place.files("").len()), (before, 0));
+        net.set_up("sv0").unwrap();
+        let said = apply(&whole);
+        assert!(said.status.success(), "{said:?}");
+    }
+    let stats = text(&ctl(&["--json", "stats"]));
+    for sum in ["frames_conserved", "slots_conserved"] {
+        assert!(
+            stats.contains(&format!("\"{sum}\":true"))
+                || stats.contains(&format!("\"{sum}\": true")),
+            "{stats}"
+        );
+    }
+    usnetd.stop();
+    assert_eq!(traces(), before);
+    Netlink::open().unwrap().delete_link("sv0").unwrap();
+}

@@ -158,6 +158,19 @@ impl Tap {
         self.captures.push(capture);
     }
 
+    /// An interface goes: who captures it has seen all, and none that gets its number.
+    pub(crate) fn forget_interface(&mut self, number: u8) {
+        let (gone, stay) = core::mem::take(&mut self.captures)
+            .into_iter()
+            .partition(|capture| capture.subject == Subject::Interface(number));
+        self.captures = stay;
+        let gone: Vec<Capture> = gone;
+        for mut capture in gone {
+            capture.hand_over();
+            capture.over.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The longest copy that anybody wants, at least what the classifier looks at.
     fn longest(&self) -> usize {
         self.captures.iter().map(|capture| capture.snaplen).max().unwrap_or(0).max(HEAD_LEN)

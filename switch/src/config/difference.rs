@@ -29,7 +29,9 @@ fn flatten(key: &str, value: Value, into: &mut BTreeMap<String, Value>) {
         }
         Value::Array(list) if list.iter().any(Value::is_object) => {
             for (index, value) in list.into_iter().enumerate() {
-                flatten(&format!("{key}[{index}]"), value, into);
+                // What has a name is the same in another place.
+                let place = value["name"].as_str().map_or_else(|| index.to_string(), String::from);
+                flatten(&format!("{key}[{place}]"), value, into);
             }
         }
         Value::Array(list) if list.is_empty() => {}
@@ -49,7 +51,13 @@ impl Config {
             all
         };
         let (mut old, new) = (settings(self), settings(next));
-        let is_live = |key: &str| key.starts_with("policy[");
+        let has = |config: &Self, name: &str| config.interfaces.iter().any(|i| i.name == name);
+        // An interface comes or goes as a whole.
+        let comes_or_goes = |key: &str| {
+            let name = key.strip_prefix("interface[").and_then(|rest| rest.split_once("]."));
+            name.is_some_and(|(name, _)| has(self, name) != has(next, name))
+        };
+        let is_live = |key: &str| key.starts_with("policy[") || comes_or_goes(key);
         let mut all = BTreeMap::new();
         for (key, to) in new {
             let from = old.remove(&key).unwrap_or_default();
@@ -65,9 +73,10 @@ impl Config {
         all.into_iter().map(difference).collect()
     }
 
-    /// Takes over what a running daemon can change: who may attach, and as what.
+    /// Takes over what a running daemon can change: interfaces, who may attach, and as what.
     pub(crate) fn adopt(&mut self, next: Self) {
-        let Self { file, policies, raw, .. } = next;
+        let Self { file, interfaces, policies, raw, .. } = next;
         (self.file, self.policies, self.raw) = (file, policies, raw);
+        self.interfaces = interfaces;
     }
 }

@@ -33,7 +33,7 @@ struct Place {
 /// Ports that are held, by interface.
 #[derive(Debug, Default)]
 pub(crate) struct KernelPorts {
-    places: Vec<Place>,
+    places: BTreeMap<usize, Place>,
     held: BTreeMap<(usize, IpAddr, Protocol, u16), HeldPorts>,
     /// When processes were last searched.
     searched: Option<Instant>,
@@ -45,9 +45,9 @@ fn is_shared(interface: &Interface) -> bool {
 }
 
 impl KernelPorts {
-    /// Adds an interface, the next in number, and takes its `flow_ports` from the kernel; those that the
+    /// Adds an interface and takes its `flow_ports` from the kernel; those that the
     /// kernel uses are left to it.
-    pub(crate) fn add(&mut self, interface: &Interface, networks: &[Network]) {
+    pub(crate) fn add(&mut self, number: usize, interface: &Interface, networks: &[Network]) {
         let mut place = Place { is_shared: is_shared(interface), ..Place::default() };
         if place.is_shared {
             let mut ports = Vec::new();
@@ -68,12 +68,18 @@ impl KernelPorts {
             }
             place.flow_ports = Services::of(ports);
         }
-        self.places.push(place);
+        self.places.insert(number, place);
+    }
+
+    /// An interface is gone: the kernel has all ports of its addresses again.
+    pub(crate) fn remove(&mut self, interface: usize) {
+        self.places.remove(&interface);
+        self.held.retain(|(place, ..), _| *place != interface);
     }
 
     /// From which ports without a claim clients may have flows; `None` from any.
     pub(crate) fn flow_ports(&self, interface: usize) -> Option<&Services> {
-        let place = self.places.get(interface)?;
+        let place = self.places.get(&interface)?;
         place.is_shared.then_some(&place.flow_ports)
     }
 
@@ -89,7 +95,7 @@ impl KernelPorts {
         own: &[IpAddr],
         is_chosen: bool,
     ) -> Result<(), Taken> {
-        if self.places.get(interface).is_none_or(|place| !place.is_shared) {
+        if self.places.get(&interface).is_none_or(|place| !place.is_shared) {
             return Ok(());
         }
         let wish = &grant.wish;

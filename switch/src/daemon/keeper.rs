@@ -15,6 +15,10 @@
 //!   chosen for what it was.
 //! - The log has a line for each change, none for each attempt.
 
+mod change;
+
+pub use change::Fresh;
+
 use super::Changes;
 use super::auto::Choice;
 use super::event::{EventSink, EventSource, event_channel};
@@ -53,8 +57,12 @@ const STABLE: Duration = Duration::from_secs(10);
 const HEARING: Duration = Duration::from_secs(2);
 
 /// What the control thread must know.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Notice {
+    /// What became of [`Order::Open`]: all are open, or none is, and why.
+    Opened(Result<Vec<Fresh>, String>),
+    /// An interface is gone, and the system as it was before it came.
+    Removed(InterfaceId),
     /// An interface cannot be opened again yet.
     Waits {
         /// Which.
@@ -89,6 +97,12 @@ pub enum Notice {
 pub enum Order {
     /// A port of this interface has failed.
     Failed(InterfaceId),
+    /// Interfaces are to be opened under these numbers, all or none. [`Notice::Opened`] follows.
+    Open(Vec<(InterfaceId, Interface)>),
+    /// The workers have got these, or else will not: then what was changed for them is put back.
+    Serve(Vec<InterfaceId>, bool),
+    /// An interface is no more to be served, and has no sessions. [`Notice::Removed`] follows.
+    Remove(InterfaceId),
     /// All ports are about to be closed: the kernel must hear for itself before. Answers when it does.
     Stopping(Sender<()>),
 }
@@ -195,6 +209,8 @@ struct Place {
     retry: Duration,
     /// The interface, and the one behind.
     seen: Vec<Seen>,
+    /// It came when the daemon ran already.
+    is_late: bool,
 }
 
 /// What the kernel's interfaces of a configured one are called.
@@ -212,6 +228,7 @@ impl Place {
             due: kept.configured.port.has_link().then_some(now),
             retry: FIRST_RETRY,
             seen: Vec::new(),
+            is_late: false,
             kept,
         };
         place.look_at_all();
@@ -304,6 +321,12 @@ impl State {
             for order in self.inbox.take() {
                 match order {
                     Order::Failed(id) => self.retire(id),
+                    Order::Open(wanted) => {
+                        let opened = self.open(wanted);
+                        self.notices.send(Notice::Opened(opened));
+                    }
+                    Order::Serve(those, is_served) => self.settle(&those, is_served),
+                    Order::Remove(id) => self.remove(id),
                     Order::Stopping(done) => {
                         let changes =
                             self.places.iter_mut().filter_map(|p| p.kept.changes.as_mut());

@@ -24,7 +24,7 @@ mod xdp;
 
 pub use auto::{Choice, PassedOver};
 pub use event::{EventSink, EventSource, event_channel};
-pub use keeper::{KeeperLink, Notice, Order};
+pub use keeper::{Fresh, KeeperLink, Notice, Order};
 pub use notify::Notify;
 use record::Record;
 pub use record::{RecordError, Records, Restored};
@@ -37,7 +37,6 @@ use crate::control::kernel_ports::KernelPorts;
 use crate::control::memory::Memory;
 use crate::control::server::{Server, ServerError, SharedInterface, StopHandle};
 use crate::port::netmap::Kernel;
-use crate::port::wire;
 use crate::session::InterfaceId;
 use crate::steer::EXACT_FLOWS;
 use crate::steer::book::{Book, WorkerId};
@@ -198,12 +197,17 @@ fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
+/// What the workers write of an interface's flows, if there are several.
+fn book(workers: usize) -> Option<Arc<Book>> {
+    (workers > 1).then(|| Arc::new(Book::new(2 * EXACT_FLOWS, seed())))
+}
+
 /// Adds to each worker's switch its part of an interface; with several, they learn together.
 fn add_interface(
     switches: &mut [Switch],
     specs: Vec<InterfaceSpec>,
 ) -> Result<Option<InterfaceId>, SwitchError> {
-    let book = (switches.len() > 1).then(|| Arc::new(Book::new(2 * EXACT_FLOWS, seed())));
+    let book = book(switches.len());
     let mut added = None;
     for (number, (switch, spec)) in (0..).zip(switches.iter_mut().zip(specs)) {
         let id = switch.add_interface(spec)?;
@@ -249,24 +253,25 @@ impl Daemon {
             let ReadyInterface { configured, networks, gateways, specs, changes } = interface;
             let name = configured.name.clone();
             let refused = |source| DaemonError::Interface { name: name.clone(), source };
-            let Some(first) = specs.first() else { continue };
-            let (mac, mtu) = (first.mac, first.mtu);
-            let wire = &first.wire;
-            let unfinished = wire.takes_unfinished() || wire.info().backend == wire::BACKEND;
+            let choice = changes.kept.choice().cloned();
+            let described = SharedInterface::new(
+                InterfaceId(0),
+                name.clone(),
+                &specs,
+                networks.clone(),
+                (gateways, choice),
+            );
+            let Some(interface) = described else { continue };
             let Some(id) = add_interface(&mut switches, specs).map_err(refused)? else { continue };
-            let index = shared.len();
-            kernel_ports.add(&configured, &networks);
+            let index = usize::from(id.0);
+            kernel_ports.add(index, &configured, &networks);
             if let Some(ports) = kernel_ports.flow_ports(index) {
                 for switch in &mut switches {
                     switch.set_flow_ports(id, ports.clone()).map_err(refused)?;
                 }
             }
-            let choice = changes.kept.choice().cloned();
-            let changes = Some(changes);
-            kept.push(Kept { id, configured, networks: networks.clone(), changes });
-            let interface =
-                SharedInterface { id, name, mac, mtu, networks, gateways, unfinished, choice };
-            shared.push(interface);
+            kept.push(Kept { id, configured, networks, changes: Some(changes) });
+            shared.push(SharedInterface { id, ..interface });
         }
         let settings = &config.worker;
         let idle = |number: usize| IdlePolicy {

@@ -36,8 +36,10 @@ pub struct Cards {
     why_no_groups: Option<&'static str>,
     /// The ports' segment of the daemon's memory.
     slots: Option<Arc<Segment>>,
-    /// Interfaces that have XDP sockets, or may have, which keep slots of it.
+    /// Interfaces that have XDP sockets, or may have, which keep slots of it: how many there were when the
+    /// daemon began, and how many have come since.
     keepers: u32,
+    keepers_since: u32,
 }
 
 impl Cards {
@@ -52,6 +54,7 @@ impl Cards {
             why_no_groups,
             slots: None,
             keepers: 1,
+            keepers_since: 0,
         }
     }
 
@@ -68,7 +71,14 @@ impl Cards {
 
     /// The same, and how many of them are for one interface with XDP sockets.
     pub(super) fn slots_to_keep(&self) -> Option<(&Arc<Segment>, u32)> {
-        self.slots().map(|segment| (segment, segment.count() / self.keepers.max(1)))
+        let share = |all: u32| (all / self.keepers.max(1)) >> self.keepers_since.min(31);
+        self.slots().map(|segment| (segment, share(segment.count())))
+    }
+
+    /// So many interfaces that may keep slots are there that were not when the daemon began: each got half of
+    /// what the one before got, so that all together leave some, however many come.
+    pub(super) fn count_keepers_since(&mut self, count: usize) {
+        self.keepers_since = u32::try_from(count).unwrap_or(u32::MAX);
     }
 
     /// Makes the daemon's memory, and gives it to netmap if there are interfaces over it. Where the
@@ -100,7 +110,15 @@ impl Cards {
             return Ok((
                 memory,
                 pools,
-                Self { kernel, bank: None, why_none, why_no_groups, slots, keepers },
+                Self {
+                    kernel,
+                    bank: None,
+                    why_none,
+                    why_no_groups,
+                    slots,
+                    keepers,
+                    keepers_since: 0,
+                },
             ));
         }
         let groups = groups_for_cards(config, kernel.as_ref());
@@ -134,7 +152,9 @@ impl Cards {
             }
         };
         let slots = Some(Arc::clone(memory.port()));
-        Ok((memory, pools, Self { kernel, bank, why_none, why_no_groups, slots, keepers }))
+        let keepers_since = 0;
+        let cards = Self { kernel, bank, why_none, why_no_groups, slots, keepers, keepers_since };
+        Ok((memory, pools, cards))
     }
 
     /// What is to become of what clients send by a card.

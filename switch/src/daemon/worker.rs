@@ -15,9 +15,11 @@
 
 use super::event::EventSink;
 use crate::classify::Protocol;
+use crate::config::Services;
 use crate::session::InterfaceId;
 use crate::session::SessionSpec;
 use crate::snapshot::Snapshot;
+use crate::steer::book::{Book, WorkerId};
 use crate::switch::{Event, InterfaceSpec, Switch, SwitchError};
 use crate::time::Time;
 use core::time::Duration;
@@ -62,7 +64,18 @@ enum Command {
     Look(Looker),
     Retire(InterfaceId, bool, Sender<Result<bool, SwitchError>>),
     Replace(InterfaceId, Box<InterfaceSpec>, Sender<Result<(), SwitchError>>),
+    Add(InterfaceId, Box<Added>, Sender<Result<(), SwitchError>>),
+    Remove(InterfaceId, Sender<Result<(), SwitchError>>),
     Stop,
+}
+
+/// An interface that one worker gets while it runs.
+pub(super) struct Added {
+    pub(super) spec: InterfaceSpec,
+    /// What it learns together with the others, if there are any.
+    pub(super) book: Option<(Arc<Book>, WorkerId)>,
+    /// Where flows are learned, if not everywhere.
+    pub(super) flow_ports: Option<Services>,
 }
 
 /// A handle to the worker thread for whoever opens ports; it keeps nothing running.
@@ -97,6 +110,13 @@ impl PortCommands {
     ) -> Option<Result<(), SwitchError>> {
         let (answer, wait) = channel();
         self.send(Command::Replace(interface, Box::new(spec), answer));
+        wait.recv().ok()
+    }
+
+    /// As [`Switch::remove_interface`], after what has arrived before; `None` if the worker is gone.
+    pub(super) fn remove(&self, interface: InterfaceId) -> Option<Result<(), SwitchError>> {
+        let (answer, wait) = channel();
+        self.send(Command::Remove(interface, answer));
         wait.recv().ok()
     }
 }
@@ -203,6 +223,15 @@ impl Worker {
         self.ask(|answer| Command::Listen(listen, answer)).unwrap_or(Err(SwitchError::Stopped))
     }
 
+    /// Adds an interface under this number.
+    ///
+    /// # Errors
+    /// As [`Switch::add_interface_at`]; [`SwitchError::Stopped`] if the worker is gone.
+    pub(super) fn add(&self, interface: InterfaceId, added: Added) -> Result<(), SwitchError> {
+        self.ask(|answer| Command::Add(interface, Box::new(added), answer))
+            .unwrap_or(Err(SwitchError::Stopped))
+    }
+
     /// Asks for all counters; no answer comes if the worker is gone.
     pub(super) fn ask_snapshot(&self) -> Receiver<Snapshot> {
         let (answer, wait) = channel();
@@ -289,17 +318,21 @@ impl State {
                 _ => std::hint::spin_loop(),
             }
         }
-        // What arrived before the kernel heard for itself again still gets to it.
+        self.make_last_steps();
+        for (_, kick) in self.kicks.drain() {
+            let _ = epoll::delete(&self.epoll, &kick);
+        }
+        drop(self.switch.close());
+    }
+
+    /// What arrived before the kernel heard for itself again still gets to it.
+    fn make_last_steps(&mut self) {
         for _ in 0..LAST_STEPS {
             if self.switch.step(self.now()) == 0 {
                 break;
             }
             self.report();
         }
-        for (_, kick) in self.kicks.drain() {
-            let _ = epoll::delete(&self.epoll, &kick);
-        }
-        drop(self.switch.close());
     }
 
     /// Carries out all commands that wait. Returns false when the worker has to stop.
@@ -335,6 +368,16 @@ impl State {
                 Command::Replace(interface, spec, answer) => {
                     let _ = answer.send(self.replace(interface, *spec));
                 }
+                Command::Add(interface, added, answer) => {
+                    let _ = answer.send(self.add(interface, *added));
+                }
+                Command::Remove(interface, answer) => {
+                    self.make_last_steps();
+                    let removed = self.switch.remove_interface(interface);
+                    // Before the answer, so that nothing is said of its number after it.
+                    self.report();
+                    let _ = answer.send(removed);
+                }
                 Command::Stop => return false,
             }
         }
@@ -364,6 +407,24 @@ impl State {
     fn replace(&mut self, id: InterfaceId, spec: InterfaceSpec) -> Result<(), SwitchError> {
         // Those of ports that are closed left the set when they were closed.
         self.switch.replace_ports(id, spec)?;
+        self.watch_ports(id);
+        Ok(())
+    }
+
+    fn add(&mut self, id: InterfaceId, added: Added) -> Result<(), SwitchError> {
+        let Added { spec, book, flow_ports } = added;
+        self.switch.add_interface_at(id, spec)?;
+        if let Some((book, worker)) = book {
+            self.switch.share_flows(id, book, worker)?;
+        }
+        if let Some(ports) = flow_ports {
+            self.switch.set_flow_ports(id, ports)?;
+        }
+        self.watch_ports(id);
+        Ok(())
+    }
+
+    fn watch_ports(&self, id: InterfaceId) {
         for descriptor in self.switch.descriptors_of(id) {
             let added = epoll::add(&self.epoll, descriptor, EventData::new_u64(0), EventFlags::IN);
             if let Err(error) = added {
@@ -371,7 +432,6 @@ impl State {
                 tracing::warn!(interface = id.0, %error, "cannot watch a port");
             }
         }
-        Ok(())
     }
 
     /// Passes on what happened.

@@ -10,12 +10,14 @@
 //!   when the last slot is back from each.
 //! - What one worker ends for a fault is ended with the others.
 
-use super::worker::PortCommands;
+use super::worker::{Added, PortCommands};
 use super::{EventSource, IdlePolicy, Worker, event_channel};
 use crate::classify::Protocol;
+use crate::config::Services;
 use crate::session::{InterfaceId, SessionSpec};
 use crate::snapshot::Snapshot;
 use crate::stats::SessionCounters;
+use crate::steer::book::WorkerId;
 use crate::switch::{Event, InterfaceSpec, Switch, SwitchError};
 use crate::time::Time;
 use std::collections::BTreeMap;
@@ -80,6 +82,11 @@ impl AllPorts {
         }
     }
 
+    /// Takes an interface from all workers. `None` if a worker is gone.
+    pub(super) fn remove(&self, interface: InterfaceId) -> Option<Result<(), SwitchError>> {
+        self.each.iter().map(|worker| worker.remove(interface)).collect()
+    }
+
     /// Gives each worker its new ports of an interface, in order. `None` if a worker is gone.
     pub(super) fn replace(
         &self,
@@ -140,6 +147,29 @@ impl Workers {
                 return Err(error);
             }
             self.sessions.entry(id).or_default().attached += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives each worker its part of an interface, in order; with several, they learn together. Where
+    /// `flow_ports` is given, flows are learned from these ports alone.
+    ///
+    /// # Errors
+    /// As [`Switch::add_interface_at`], and no worker has it.
+    pub(crate) fn add_interface(
+        &self,
+        id: InterfaceId,
+        specs: Vec<InterfaceSpec>,
+        flow_ports: Option<&Services>,
+    ) -> Result<(), SwitchError> {
+        let book = super::book(self.all.len());
+        for (number, (worker, spec)) in (0..).zip(self.all.iter().zip(specs)) {
+            let book = book.clone().zip(WorkerId::new(number));
+            let added = Added { spec, book, flow_ports: flow_ports.cloned() };
+            if let Err(error) = worker.add(id, added) {
+                let _ = self.port_commands().remove(id);
+                return Err(error);
+            }
         }
         Ok(())
     }

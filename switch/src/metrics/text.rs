@@ -166,7 +166,10 @@ fn nics(all: &mut Exposition, status: &Value, stats: &Value) {
     for (name, unit, key, help) in PORTS {
         all.family(name, "counter", unit, help);
         let sample = format!("{name}_total");
-        for (nic, seen) in nics.iter().zip(list(&stats["interfaces"])) {
+        for nic in nics {
+            // One that has come or gone between the two answers is in one of them alone.
+            let mut all_seen = list(&stats["interfaces"]).iter();
+            let Some(seen) = all_seen.find(|seen| seen["id"] == nic["id"]) else { continue };
             for port in ["wire", "host"] {
                 let labels = [("nic", text(&nic["ifname"])), ("port", port)];
                 all.sample(&sample, &labels, &seen[port]["counters"][key]);

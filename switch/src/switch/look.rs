@@ -1,6 +1,7 @@
 //! Looking in: counters, who would get a frame, which flows are known, and copies for those who capture.
 
-use super::{Switch, place};
+use super::Switch;
+use super::places::show;
 use crate::capture::Capture;
 use crate::explain::{Explained, Question};
 use crate::session::InterfaceId;
@@ -12,11 +13,8 @@ impl Switch {
     /// Copies frames for a capture from now on, until nobody reads it any more.
     pub(crate) fn capture(&mut self, capture: Capture) {
         self.deliver.tap.get_or_insert_default().add(capture);
-        for (index, interface) in self.interfaces.iter_mut().enumerate() {
-            interface.wire.place = Some(place(index, false));
-            if let Some(host) = &mut interface.host {
-                host.place = Some(place(index, true));
-            }
+        for (id, interface) in self.interfaces.iter_mut() {
+            show(id, interface);
         }
     }
 
@@ -27,7 +25,7 @@ impl Switch {
         question: &Question,
         now: Time,
     ) -> Option<Explained> {
-        Some(self.interfaces.get_mut(usize::from(interface.0))?.explain(question, now))
+        Some(self.interfaces.get_mut(interface).ok()?.explain(question, now))
     }
 
     /// At most `most` of the flows that the interface knows, and how many those are.
@@ -37,7 +35,7 @@ impl Switch {
         most: usize,
         now: Time,
     ) -> (Vec<FlowSeen>, usize) {
-        let table = self.interfaces.get(usize::from(interface.0)).map(|i| &i.table);
+        let table = self.interfaces.get(interface).map(|i| &i.table);
         table.map_or_else(Default::default, |t| (t.flows_seen(most, now), t.flows()))
     }
 
@@ -49,7 +47,9 @@ impl Switch {
         let waiting: usize = self
             .interfaces
             .iter()
-            .map(|i| i.wire.out.len() + i.host.as_ref().map_or(0, |h| h.out.len()) + i.early.len())
+            .map(|(_, i)| {
+                i.wire.out.len() + i.host.as_ref().map_or(0, |h| h.out.len()) + i.early.len()
+            })
             .sum();
         Snapshot {
             totals,
@@ -63,7 +63,11 @@ impl Switch {
                 total: slots,
             },
             slots_conserved: audit.total() == slots,
-            interfaces: self.interfaces.iter().map(InterfaceSnapshot::of).collect(),
+            interfaces: self
+                .interfaces
+                .iter()
+                .map(|(id, i)| InterfaceSnapshot::of(id, i))
+                .collect(),
             sessions: self.deliver.sessions().map(SessionSnapshot::of).collect(),
             workers: Vec::new(),
         }

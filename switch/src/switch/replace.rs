@@ -38,8 +38,7 @@ impl Switch {
         in_any_case: bool,
     ) -> Result<bool, SwitchError> {
         let Self { interfaces, deliver, .. } = self;
-        let number = usize::from(interface.0);
-        let place = interfaces.get_mut(number).ok_or(SwitchError::NoInterface(interface))?;
+        let place = interfaces.get_mut(interface)?;
         let mut outlets: Vec<_> = std::iter::once(&mut place.wire).chain(&mut place.host).collect();
         let has_failed = outlets.iter().any(|outlet| outlet.gone);
         for outlet in
@@ -66,8 +65,7 @@ impl Switch {
         spec: InterfaceSpec,
     ) -> Result<(), SwitchError> {
         let Self { interfaces, deliver, seed, .. } = self;
-        let number = usize::from(interface.0);
-        let place = interfaces.get_mut(number).ok_or(SwitchError::NoInterface(interface))?;
+        let place = interfaces.get_mut(interface)?;
         // Addresses, and what lies behind, are configured and so the same.
         let InterfaceSpec { mac, mtu, wire, host, kernel_hears, cut_through, unmatched, .. } = spec;
         let claimed = wire.claimed_ports();
@@ -91,7 +89,7 @@ impl Switch {
 
     /// Descriptors of one interface, of those that [`descriptors`](Self::descriptors) has.
     pub fn descriptors_of(&self, interface: InterfaceId) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let place = self.interfaces.get(usize::from(interface.0));
+        let place = self.interfaces.get(interface);
         let outlets = place.into_iter().flat_map(|i| std::iter::once(&i.wire).chain(&i.host));
         outlets.filter(|outlet| !outlet.gone).filter_map(|outlet| outlet.port.descriptor())
     }

@@ -9,13 +9,13 @@ use usnet_shmring::control::{Message, Query, QueryKind, TEXT_BYTES};
 use usnet_shmring::descriptor::RawDescriptor;
 
 /// A `usnetctl` that goes on until it is dropped.
-struct Follower {
+pub(crate) struct Follower {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Follower {
-    fn start(daemon: &Daemon, arguments: &[&str]) -> Self {
+    pub(crate) fn start(daemon: &Daemon, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usnetctl"));
         command.arg("--socket").arg(daemon.socket()).args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -23,7 +23,7 @@ impl Follower {
         Self { child, lines }
     }
 
-    fn json(&mut self) -> Value {
+    pub(crate) fn json(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"))

@@ -14,6 +14,7 @@ mod capture;
 mod configure;
 mod explain;
 mod hostile;
+mod interfaces;
 mod metrics;
 mod pipe;
 mod programs;

@@ -24,6 +24,7 @@ mod lookup;
 mod modes;
 mod pieces;
 mod pieces_model;
+mod places;
 mod remembered;
 mod replaced;
 mod sleep;

@@ -103,7 +103,7 @@ pub(crate) enum Command {
     /// Copies of frames of an interface or a client, as pcapng
     #[command(after_help = CAPTURE)]
     Capture(CaptureArgs),
-    /// What happens: clients come and go, faults, refusals, ports that fail and come back
+    /// What happens: clients and interfaces come and go, faults, refusals, ports that fail and come back
     Events {
         /// Begin with what the daemon still knows, not with what comes
         #[arg(short, long)]

@@ -14,6 +14,7 @@
 //!   that the kernel shares) is done by whoever calls [`Registry::claim_if`].
 
 mod refusal;
+mod reserved;
 
 pub use refusal::{Refusal, Resource};
 

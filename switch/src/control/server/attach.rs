@@ -81,7 +81,7 @@ impl Server {
             name if name.is_empty() => connection.process_name(),
             name => name,
         };
-        let interface = self.interfaces.get(index).ok_or(Refusal::NoSession)?;
+        let interface = self.interfaces.get(&index).ok_or(Refusal::NoSession)?;
         let (place, policy) = config::matching(&self.config.policies, peer, &interface.name)
             .ok_or_else(|| {
                 let text = format!("no policy lets user {} attach to {}", peer.uid, interface.name);
@@ -139,20 +139,23 @@ impl Server {
 
     pub(super) fn find_interface(&self, name: &str) -> Result<usize, Rejection> {
         let names = || {
-            let names: Vec<_> = self.interfaces.iter().map(|i| i.name.as_str()).collect();
+            let names: Vec<_> = self.served().map(|(_, i)| i.name.as_str()).collect();
             names.join(", ")
         };
-        match (name, self.interfaces.as_slice()) {
-            ("", [_]) => Ok(0),
-            ("", _) => {
-                let text = format!("name an interface; there are: {}", names());
-                Err((RefusalCode::NotFound, text))
-            }
-            (name, all) => all.iter().position(|i| i.name == name).ok_or_else(|| {
-                let text = format!("no interface is named {name:?}; there are: {}", names());
-                (RefusalCode::NotFound, text)
-            }),
+        let mut all = self.served();
+        if name.is_empty() {
+            return match (all.next(), all.next()) {
+                (Some((only, _)), None) => Ok(only),
+                _ => {
+                    let text = format!("name an interface; there are: {}", names());
+                    Err((RefusalCode::NotFound, text))
+                }
+            };
         }
+        all.find(|(_, i)| i.name == name).map(|(index, _)| index).ok_or_else(|| {
+            let text = format!("no interface is named {name:?}; there are: {}", names());
+            (RefusalCode::NotFound, text)
+        })
     }
 
     /// A number that no session has. Goes round, so that a number rests before it is used again.

@@ -63,7 +63,7 @@ impl Server {
         match (&wish.interface, wish.client) {
             (Some(name), None) => {
                 let index = self.find_interface(name)?;
-                let interface = self.interfaces.get(index).map(|interface| interface.id);
+                let interface = self.interfaces.get(&index).map(|interface| interface.id);
                 let InterfaceId(number) = interface.unwrap_or(InterfaceId(0));
                 let points = vec![
                     point(name.clone(), "the interface's port to the network"),

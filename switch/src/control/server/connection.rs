@@ -60,6 +60,8 @@ pub(super) struct Connection {
     outgoing: Option<Outgoing>,
     /// The request that waits for events, and from which number on.
     pub(super) follows: Option<(u32, u32)>,
+    /// It waits for interfaces that it has had come or go, and is not read from meanwhile.
+    pub(super) waits: bool,
 }
 
 impl Connection {
@@ -84,6 +86,7 @@ impl Connection {
             detach_request: 0,
             outgoing: None,
             follows: None,
+            waits: false,
         })
     }
 

@@ -35,6 +35,8 @@ pub(super) enum Told<'a> {
     PortFailed { ifname: &'a str, port: &'a str, error: &'a str },
     PortWaits { ifname: &'a str, why: &'a str },
     PortReopened { ifname: &'a str, mac: &'a str },
+    InterfaceAdded { ifname: &'a str, mac: &'a str },
+    InterfaceRemoved { ifname: &'a str, sessions: usize },
 }
 
 #[derive(Serialize)]
@@ -132,7 +134,7 @@ impl Server {
     pub(super) fn tell_attached(&mut self, key: u64) {
         let Some(connection) = self.connections.get(&key) else { return };
         let Some(attachment) = &connection.attachment else { return };
-        let ifname = self.interfaces.get(attachment.interface).map_or("?", |i| &i.name);
+        let ifname = self.interfaces.get(&attachment.interface).map_or("?", |i| &i.name);
         let (name, id, peer) = (&attachment.name, attachment.id.0, &connection.peer);
         self.journal.tell(&Told::Attached {
             client: id,

@@ -103,7 +103,7 @@ impl Server {
         let wanted = if which == 0 { FLOWS } else { which.min(MOST_FLOWS) } as usize;
         let mut known: BTreeMap<FlowKey, FlowSeen> = BTreeMap::new();
         let mut more = 0;
-        for (index, interface) in self.interfaces.iter().enumerate() {
+        for (index, interface) in self.served() {
             let (id, most) = (interface.id, wanted.saturating_sub(known.len()));
             let each = self.workers.look_at_each(move |s, now| s.flows_seen(id, most, now));
             let each = each.ok_or_else(|| internal("a worker does not answer", "it is gone"))?;
@@ -118,7 +118,7 @@ impl Server {
         }
         let left_out = more + known.len().saturating_sub(wanted);
         let report = |(key, seen): (&FlowKey, &FlowSeen)| FlowReport {
-            ifname: self.interfaces.get(key.0).map_or("?", |interface| &interface.name),
+            ifname: self.interfaces.get(&key.0).map_or("?", |interface| &interface.name),
             protocol: protocol_name(seen.flow.protocol),
             source: written(seen.flow.source, seen.flow.source_port, seen.flow.ports_known),
             destination: written(
@@ -142,12 +142,11 @@ impl Server {
         let words = ask.text().ok_or_else(|| protocol("the words are not UTF-8, or too many"))?;
         match QueryKind::from_u32(ask.what) {
             Some(QueryKind::Explain) => self.explain(words),
-            Some(QueryKind::DiffConfig | QueryKind::ApplyConfig) if !privileged => {
+            Some(QueryKind::DiffConfig) if !privileged => {
                 let text = "only root and the daemon's own user may do this".to_owned();
                 Err((RefusalCode::NotPermitted, text))
             }
             Some(QueryKind::DiffConfig) => self.diff_config(words),
-            Some(QueryKind::ApplyConfig) => self.apply_config(words),
             _ => Err((RefusalCode::Protocol, format!("no question has number {}", ask.what))),
         }
     }
@@ -155,7 +154,7 @@ impl Server {
     fn explain(&self, words: &str) -> Result<String, Rejection> {
         let question = Question::parse(words).map_err(|text| (RefusalCode::NotFound, text))?;
         let index = self.find_interface(&question.ifname)?;
-        let id = self.interfaces.get(index).map(|interface| interface.id);
+        let id = self.interfaces.get(&index).map(|interface| interface.id);
         let asked = question.clone();
         let look = self.workers.look(move |switch, now| switch.explain(id?, &asked, now));
         let told =

@@ -13,6 +13,7 @@
 
 mod attach;
 mod capture;
+mod change;
 mod configure;
 mod connection;
 mod events;
@@ -24,7 +25,7 @@ mod request;
 
 use super::kernel_ports::KernelPorts;
 use super::memory::{Memory, MemoryError};
-use super::registry::{Holder, Registry};
+use super::registry::Registry;
 use super::session::{Action, Input, State};
 use crate::classify::Mac;
 use crate::config::{Config, Network};
@@ -32,6 +33,7 @@ use crate::daemon::{Choice, KeeperLink, Workers};
 use crate::session::InterfaceId;
 use crate::snapshot::Snapshot;
 use crate::switch::Event;
+use change::Change;
 use connection::{Connection, Progress};
 use events::Journal;
 use listener::Listener;
@@ -156,15 +158,18 @@ impl AsFd for StopHandle {
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    interfaces: Vec<SharedInterface>,
+    /// By number.
+    interfaces: BTreeMap<usize, SharedInterface>,
     listener: Listener,
     epoll: OwnedFd,
     /// Kept for the epoll set.
     _stop: StopHandle,
     workers: Workers,
     keeper: KeeperLink,
-    /// How each interface's ports are, in the order of `interfaces`.
-    supply: Vec<Supply>,
+    /// How each interface's ports are.
+    supply: BTreeMap<usize, Supply>,
+    /// Interfaces that come and go now.
+    change: Option<Change>,
     memory: Memory,
     registry: Registry,
     kernel_ports: KernelPorts,
@@ -200,16 +205,8 @@ impl Server {
         stop: StopHandle,
     ) -> Result<Self, ServerError> {
         let mut registry = Registry::new(super::registry::kernel_port_range());
-        for (index, interface) in interfaces.iter().enumerate() {
-            let configured = config.interfaces.iter().find(|c| c.name == interface.name);
-            if let Some(configured) = configured {
-                for address in interface.networks.iter().map(|network| network.address()) {
-                    registry.reserve(index, address, &configured.host_ports, Holder::Host);
-                    if let Some(flows) = kernel_ports.flow_ports(index) {
-                        registry.reserve(index, address, flows, Holder::Flows);
-                    }
-                }
-            }
+        for interface in &interfaces {
+            change::reserve(&mut registry, &kernel_ports, &config, interface);
         }
         let listener = Listener::bind(&config.control)?;
         let epoll =
@@ -223,8 +220,9 @@ impl Server {
         }
         Ok(Self {
             config,
-            supply: interfaces.iter().map(|_| Supply::default()).collect(),
-            interfaces,
+            supply: interfaces.iter().map(|i| (i.index(), Supply::default())).collect(),
+            interfaces: interfaces.into_iter().map(|i| (i.index(), i)).collect(),
+            change: None,
             listener,
             epoll,
             _stop: stop,
@@ -349,8 +347,8 @@ impl Server {
             tracing::debug!(pid = connection.peer.pid, "process ended");
             return self.apply(key, Input::Lost);
         }
-        if connection.follows.is_some() {
-            // It waits for events, and is not read from before it has them.
+        if connection.follows.is_some() || connection.waits {
+            // It waits for events, or for interfaces, and is not read from before it has them.
             if flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR) {
                 self.apply(key, Input::Lost);
             }

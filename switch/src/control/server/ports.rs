@@ -17,6 +17,7 @@ use crate::session::InterfaceId;
 use serde::Serialize;
 use std::io;
 use std::time::Instant;
+use usnet_shmring::control::{Message, RefusalCode};
 
 /// Whether an interface's ports are there.
 #[derive(Debug, Default)]
@@ -46,10 +47,10 @@ impl Server {
     /// A port of an interface has failed.
     pub(super) fn port_gone(&mut self, id: InterfaceId, name: &str, error: &io::Error) {
         tracing::error!(interface = id.0, port = name, %error, "port failed");
-        let ifname = self.interfaces.get(usize::from(id.0)).map_or("?", |i| &i.name);
+        let ifname = self.interfaces.get(&usize::from(id.0)).map_or("?", |i| &i.name);
         let words = error.to_string();
         self.journal.tell(&Told::PortFailed { ifname, port: name, error: &words });
-        if let Some(supply) = self.supply.get_mut(usize::from(id.0)) {
+        if let Some(supply) = self.supply.get_mut(&usize::from(id.0)) {
             supply.gone.get_or_insert((Instant::now(), None));
         }
         // Without a keeper nothing is opened again; it ends only with this thread.
@@ -60,30 +61,32 @@ impl Server {
     pub(super) fn take_notices(&mut self) {
         for notice in self.keeper.notices.take() {
             match notice {
+                Notice::Opened(opened) => self.opened(opened),
+                Notice::Removed(interface) => self.removed(interface),
                 Notice::Waits { interface, why } => {
                     let ifname =
-                        self.interfaces.get(usize::from(interface.0)).map_or("?", |i| &i.name);
+                        self.interfaces.get(&usize::from(interface.0)).map_or("?", |i| &i.name);
                     self.journal.tell(&Told::PortWaits { ifname, why: &why });
-                    let supply = self.supply.get_mut(usize::from(interface.0));
+                    let supply = self.supply.get_mut(&usize::from(interface.0));
                     if let Some(Supply { gone: Some((_, waits_for)), .. }) = supply {
                         *waits_for = Some(why);
                     }
                 }
                 Notice::Retired { interface, why } => {
                     let ifname =
-                        self.interfaces.get(usize::from(interface.0)).map_or("?", |i| &i.name);
+                        self.interfaces.get(&usize::from(interface.0)).map_or("?", |i| &i.name);
                     self.journal.tell(&Told::PortFailed { ifname, port: ifname, error: &why });
-                    if let Some(supply) = self.supply.get_mut(usize::from(interface.0)) {
+                    if let Some(supply) = self.supply.get_mut(&usize::from(interface.0)) {
                         supply.gone.get_or_insert((Instant::now(), Some(why)));
                     }
                 }
                 Notice::Reopened { interface, mac, mtu, gateways, choice } => {
                     let index = usize::from(interface.0);
-                    if let Some(supply) = self.supply.get_mut(index) {
+                    if let Some(supply) = self.supply.get_mut(&index) {
                         supply.gone = None;
                         supply.reopened += 1;
                     }
-                    let Some(shared) = self.interfaces.get_mut(index) else { continue };
+                    let Some(shared) = self.interfaces.get_mut(&index) else { continue };
                     let address = mac.to_string();
                     let told = Told::PortReopened { ifname: &shared.name, mac: &address };
                     self.journal.tell(&told);
@@ -93,14 +96,20 @@ impl Server {
                         shared.gateways = gateways;
                     }
                     if has_moved {
-                        self.end_sessions_of(index);
+                        self.end_sessions_of(index, "another link address", None);
                     }
                 }
             }
         }
     }
 
-    fn end_sessions_of(&mut self, interface: usize) {
+    /// Ends all sessions of an interface; those who hear `words` are told why. Returns how many there were.
+    pub(super) fn end_sessions_of(
+        &mut self,
+        interface: usize,
+        why: &str,
+        words: Option<&str>,
+    ) -> usize {
         let is_here = |key: &u64| {
             self.connections.get(key).is_some_and(|connection| {
                 let attachment = connection.attachment.as_ref();
@@ -111,17 +120,21 @@ impl Server {
         let keys: Vec<u64> = self.sessions.values().copied().filter(is_here).collect();
         if !keys.is_empty() {
             let count = keys.len();
-            tracing::warn!(interface, count, "another link address: its sessions end");
+            tracing::warn!(interface, count, "{why}: its sessions end");
         }
-        for key in keys {
-            self.apply(key, Input::Order);
+        for key in &keys {
+            if let Some((connection, words)) = self.connections.get(key).zip(words) {
+                let _ = connection.send(0, &Message::refused(RefusalCode::NotFound, words), &[]);
+            }
+            self.apply(*key, Input::Order);
         }
+        keys.len()
     }
 }
 
 /// How an interface's ports are now.
 pub(super) fn report(server: &Server, index: usize) -> Option<SupplyReport<'_>> {
-    let (supply, interface) = (server.supply.get(index)?, server.interfaces.get(index)?);
+    let (supply, interface) = (server.supply.get(&index)?, server.interfaces.get(&index)?);
     let configured = server.config.interfaces.iter().find(|c| c.name == interface.name)?;
     let gone = supply.gone.as_ref();
     Some(SupplyReport {

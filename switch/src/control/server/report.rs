@@ -51,7 +51,7 @@ struct InterfaceStatus<'a> {
 
 /// The daemon and its interfaces.
 pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'a> {
-    let interfaces = server.interfaces.iter().enumerate().map(|(index, interface)| {
+    let interfaces = server.served().map(|(index, interface)| {
         let configured = server.config.interfaces.iter().find(|c| c.name == interface.name);
         InterfaceStatus {
             ifname: &interface.name,
@@ -63,7 +63,7 @@ pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'
             addresses: interface.networks.iter().map(ToString::to_string).collect(),
             gateways: &interface.gateways,
             supply: ports::report(server, index),
-            seen: snapshot.interfaces.get(usize::from(interface.id.0)),
+            seen: snapshot.interfaces.iter().find(|seen| seen.id == interface.id.0),
         }
     });
     Status {
@@ -129,7 +129,7 @@ pub(super) fn clients<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Vec<Cli
             pid: connection.peer.pid,
             uid: connection.peer.uid,
             gid: connection.peer.gid,
-            ifname: server.interfaces.get(attachment.interface).map_or("?", |i| &i.name),
+            ifname: server.interfaces.get(&attachment.interface).map_or("?", |i| &i.name),
             mode: attachment.mode,
             group: attachment.group.as_deref(),
             state: if connection.state == State::Attached { "attached" } else { "ending" },
@@ -175,7 +175,7 @@ pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
             Holder::Session(id) => ("client", Some(id.0), name(id)),
         };
         RuleReport {
-            ifname: server.interfaces.get(rule.interface).map_or("?", |i| &i.name),
+            ifname: server.interfaces.get(&rule.interface).map_or("?", |i| &i.name),
             address: rule.address,
             protocol: protocol_name(rule.protocol),
             first_port: rule.first,

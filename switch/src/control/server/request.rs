@@ -51,6 +51,14 @@ impl Server {
                     Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
                 }
             }
+            (Action::Answer, Message::Ask(ask)) if ask.what == QueryKind::ApplyConfig as u32 => {
+                match self.apply_config(key, request, ask) {
+                    Ok(Some(text)) => self.send_text(key, request, text),
+                    // Answered when interfaces have come or gone.
+                    Ok(None) => {}
+                    Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
+                }
+            }
             (Action::Answer, Message::Ask(ask)) => match self.ask(key, ask) {
                 Ok(text) => self.send_text(key, request, text),
                 Err((code, text)) => self.send(key, request, &Message::refused(code, &text)),
@@ -74,7 +82,7 @@ impl Server {
         let missing = || (RefusalCode::NotFound, "there is no such session".to_owned());
         let attachment = self.connections.get(&key).and_then(|c| c.attachment.as_ref());
         let Attachment { id, interface, .. } = attachment.ok_or_else(missing)?;
-        let interface = self.interfaces.get(*interface).ok_or_else(missing)?;
+        let interface = self.interfaces.get(interface).ok_or_else(missing)?;
         Ok((*id, interface.id))
     }
 

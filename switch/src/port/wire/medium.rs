@@ -53,6 +53,8 @@ struct End {
     busy_until: Time,
     /// Frames lost on the way here.
     lost: u64,
+    /// It was closed.
+    gone: bool,
 }
 
 /// Shared by all ends, behind their lock.
@@ -101,11 +103,21 @@ impl Medium {
 
     /// Whether one more frame from `end` finds room everywhere, doubled too.
     pub(super) fn has_room(&self, end: usize) -> bool {
-        self.others(end).all(|e| e.arrivals.len() + 2 <= self.queue)
+        self.others(end).all(|e| e.gone || e.arrivals.len() + 2 <= self.queue)
     }
 
     fn others(&self, end: usize) -> impl Iterator<Item = &End> {
         self.ends.iter().enumerate().filter(move |(n, _)| *n != end).map(|(_, e)| e)
+    }
+
+    /// Nobody is at `end` any more: what is under way to it arrives nowhere, and keeps nobody waiting.
+    pub(super) fn leave(&mut self, end: usize) {
+        while self.has_any(end) {
+            self.discard(end);
+        }
+        if let Some(end) = self.ends.get_mut(end) {
+            end.gone = true;
+        }
     }
 
     /// Sends a frame from `end` to all others.
@@ -127,7 +139,7 @@ impl Medium {
             None => return,
         };
         for to in 0..self.ends.len() {
-            if to != end {
+            if to != end && self.ends.get(to).is_some_and(|e| !e.gone) {
                 self.arrive(to, bytes, arrives);
             }
         }

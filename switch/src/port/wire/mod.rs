@@ -201,4 +201,8 @@ impl Port for Wire {
     fn next_event(&self) -> Option<Time> {
         self.lock().next_due(self.end)
     }
+
+    fn close(&mut self, _pool: &mut Pool) {
+        self.lock().leave(self.end);
+    }
 }

@@ -297,3 +297,55 @@ fn flows_are_learned_only_from_ports_that_were_taken_from_the_kernel_for_that() 
         drop(busy);
     });
 }
+
+#[test]
+fn the_kernel_is_kept_from_ports_of_a_client_that_has_yet_to_come() {
+    let name = "the_kernel_is_kept_from_ports_of_a_client_that_has_yet_to_come";
+    isolated(name, || {
+        let _peer = two_hosts();
+        let before = TcpListener::bind("10.9.0.1:82").unwrap();
+        let served = serve(
+            "yet-to-come",
+            "[[client]]\nname = \"test\"\nuid = 0\ninterface = \"sv0\"\nports = [\"tcp/80-84\"]\n\
+             [[policy]]\nuid = 0\nports = [\"tcp/8000-8999\"]",
+        );
+        let is_kept = || {
+            for at in ["10.9.0.1:80", "0.0.0.0:81", "[::]:83", "[fd09::1]:84"] {
+                for how in [PLAINLY, REUSING] {
+                    assert_eq!(
+                        try_bind(SocketType::STREAM, at, how).unwrap_err(),
+                        Errno::ADDRINUSE
+                    );
+                }
+            }
+        };
+        is_kept();
+        for _ in 0..3 {
+            let mut session = served.attach();
+            // Its policy has none of them.
+            let (code, text) = refusal(&mut session, TCP, 85).unwrap();
+            assert_eq!(code, RefusalCode::NotPermitted, "{text}");
+            let claim = session.claim(Claim { count: 2, ..Claim::port(TCP, 80) }).unwrap();
+            is_kept();
+            session.claim(Claim { count: 2, ..Claim::port(TCP, 83) }).unwrap();
+            let (code, text) =
+                refusal(&mut session, TCP, 82).expect("a program of the kernel's has it");
+            assert_eq!(code, RefusalCode::InUse, "{text}");
+            session.release(claim).unwrap();
+            is_kept();
+            drop(session);
+            until("the end", || (served.json(&["status"])["sessions"] == 0).then_some(()));
+            is_kept();
+        }
+        // It had it before; from when it gives it back, the client has it.
+        drop(before);
+        let mut session = served.attach();
+        session.claim(Claim { count: 5, ..Claim::port(TCP, 80) }).unwrap();
+        drop(session);
+        until("the end", || (served.json(&["status"])["sessions"] == 0).then_some(()));
+        assert_eq!(
+            try_bind(SocketType::STREAM, "10.9.0.1:82", PLAINLY).unwrap_err(),
+            Errno::ADDRINUSE
+        );
+    });
+}

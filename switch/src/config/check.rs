@@ -23,10 +23,10 @@ use usnet_shmring::ring::{MAX_CAPACITY, is_capacity};
 
 /// What is wrong so far.
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(pub(super) Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, key: impl Display, value: impl Display, allowed: impl Display) {
+    pub(super) fn add(&mut self, key: impl Display, value: impl Display, allowed: impl Display) {
         let problem = Problem {
             key: key.to_string(),
             value: value.to_string(),
@@ -59,7 +59,7 @@ impl Problems {
         list
     }
 
-    fn services(&mut self, key: &str, texts: &[String]) -> Services {
+    pub(super) fn services(&mut self, key: &str, texts: &[String]) -> Services {
         Services::parse(texts).unwrap_or_else(|(index, refused)| {
             let text = texts.get(index).map_or("", String::as_str);
             self.add(format_args!("{key}[{index}]"), quoted(text), refused);
@@ -67,7 +67,7 @@ impl Problems {
         })
     }
 
-    fn account(
+    pub(super) fn account(
         &mut self,
         key: &str,
         account: &Account,
@@ -85,7 +85,7 @@ impl Problems {
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 
@@ -93,7 +93,7 @@ fn quoted(text: &str) -> String {
 pub(super) fn check(file: &Path, mut raw: RawConfig) -> Result<Config, Vec<Problem>> {
     let mut problems = Problems::default();
     // Destructured, so that a new table cannot be forgotten.
-    let RawConfig { control, memory, worker, metrics, interface, policy } = &mut raw;
+    let RawConfig { control, memory, worker, metrics, interface, policy, client } = &mut raw;
     let control = check_control(control, &mut problems);
     let memory = check_memory(memory, &mut problems);
     let worker = check_worker(worker, &mut problems);
@@ -105,9 +105,10 @@ pub(super) fn check(file: &Path, mut raw: RawConfig) -> Result<Config, Vec<Probl
         policies.push(check_policy(&key, raw, &interfaces, &memory, &mut problems));
     }
     policies.extend(built_in());
+    let clients = super::client::check(client, &interfaces, &mut problems);
     if problems.0.is_empty() {
         let file = file.to_owned();
-        Ok(Config { file, control, memory, worker, metrics, interfaces, policies, raw })
+        Ok(Config { file, control, memory, worker, metrics, interfaces, policies, clients, raw })
     } else {
         Err(problems.0)
     }

@@ -57,7 +57,9 @@ impl Config {
             let name = key.strip_prefix("interface[").and_then(|rest| rest.split_once("]."));
             name.is_some_and(|(name, _)| has(self, name) != has(next, name))
         };
-        let is_live = |key: &str| key.starts_with("policy[") || comes_or_goes(key);
+        let is_live = |key: &str| {
+            key.starts_with("policy[") || key.starts_with("client[") || comes_or_goes(key)
+        };
         let mut all = BTreeMap::new();
         for (key, to) in new {
             let from = old.remove(&key).unwrap_or_default();
@@ -73,10 +75,10 @@ impl Config {
         all.into_iter().map(difference).collect()
     }
 
-    /// Takes over what a running daemon can change: interfaces, who may attach, and as what.
+    /// Takes over what a running daemon can change: interfaces, who may attach, as what, and whose ports are kept.
     pub(crate) fn adopt(&mut self, next: Self) {
-        let Self { file, interfaces, policies, raw, .. } = next;
+        let Self { file, interfaces, policies, clients, raw, .. } = next;
         (self.file, self.policies, self.raw) = (file, policies, raw);
-        self.interfaces = interfaces;
+        (self.interfaces, self.clients) = (interfaces, clients);
     }
 }

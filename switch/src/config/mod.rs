@@ -13,6 +13,7 @@
 
 mod account;
 mod check;
+mod client;
 mod difference;
 mod error;
 mod network;
@@ -20,6 +21,7 @@ mod policy;
 mod raw;
 mod service;
 
+pub use client::ClientConfig;
 pub use difference::Difference;
 pub use error::{ConfigError, Problem};
 pub use network::Network;
@@ -62,6 +64,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// Who may attach; the first that fits decides. Ends with root and the daemon's own user.
     pub policies: Vec<Policy>,
+    /// Clients that are known before they attach, with different names.
+    pub clients: Vec<ClientConfig>,
     raw: RawConfig,
 }
 
@@ -197,7 +201,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`]
     pub fn check_addresses(&self, known: &[(&str, &[Network])]) -> Result<(), ConfigError> {
-        let problems = check::check_addresses(&self.policies, known);
+        let mut problems = check::check_addresses(&self.policies, known);
+        problems.extend(client::check_addresses(&self.clients, known));
         if problems.is_empty() {
             return Ok(());
         }

@@ -14,6 +14,8 @@ pub struct RawConfig {
     pub(super) metrics: RawMetrics,
     pub(super) interface: Vec<RawInterface>,
     pub(super) policy: Vec<RawPolicy>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) client: Vec<RawClient>,
 }
 
 /// A user or group.
@@ -350,6 +352,19 @@ pub(super) struct RawPolicy {
     pub(super) ports: Option<Vec<String>>,
     #[serde(default)]
     pub(super) quota: RawQuota,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawClient {
+    pub(super) name: String,
+    pub(super) uid: Account,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) gid: Option<Account>,
+    pub(super) interface: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<String>,
+    pub(super) ports: Vec<String>,
 }
 
 fn yes() -> bool {

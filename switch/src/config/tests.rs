@@ -293,3 +293,46 @@ proptest! {
         let _ = text.parse::<Network>();
     }
 }
+
+#[test]
+fn clients_that_are_known_have_a_user_a_place_and_ports_of_their_own() {
+    let file = |clients: &str| {
+        let text = format!(
+            "[[interface]]\nname = \"eth0\"\nhost_ports = [\"tcp/22\"]\nflow_ports = [\"udp/99\"]\n{clients}"
+        );
+        Config::parse(Path::new("usnetd.toml"), &text).map_err(|error| error.to_string())
+    };
+    let client = |more: &str| format!("[[client]]\ninterface = \"eth0\"\n{more}\n");
+    let web = client("name = \"web\"\nuid = 7\nports = [\"tcp/80-89\"]");
+    let known = file(&web).unwrap();
+    let one = &known.clients[0];
+    assert_eq!((one.name.as_str(), one.uid, one.gid, one.address), ("web", 7, None, None));
+    assert!(one.ports.contains(crate::classify::Protocol::TCP, 80, 10));
+    let known = [("eth0", &[Network::new("10.0.0.1".parse().unwrap(), 24).unwrap()][..])];
+    let elsewhere = client("name = \"a\"\nuid = 7\nports = [\"tcp/1\"]\naddress = \"10.0.0.2\"");
+    let error = file(&elsewhere).unwrap().check_addresses(&known).unwrap_err().to_string();
+    assert!(error.contains("client[0].address = 10.0.0.2: must be an address of its"), "{error}");
+    for (more, says) in [
+        ("name = \"a\"\nports = [\"tcp/1\"]", "missing field `uid`"),
+        ("name = \"\"\nuid = 7\nports = [\"tcp/1\"]", "client[1].name"),
+        ("name = \"web\"\nuid = 7\nports = [\"tcp/1\"]", "that no other client has"),
+        ("name = \"a\"\nuid = 7\nports = []", "client[1].ports = : must be 1 to 1024"),
+        ("name = \"a\"\nuid = 7\nports = [\"udp\"]", "must be 1 to 1024 ports"),
+        (
+            "name = \"a\"\nuid = 7\nports = [\"tcp/20-22\"]",
+            "must not be those of the interface's host_ports",
+        ),
+        (
+            "name = \"a\"\nuid = 7\nports = [\"udp/99\"]",
+            "must not be those of the interface's flow_ports",
+        ),
+        ("name = \"a\"\nuid = 7\nports = [\"tcp/89\"]", "must not be those of client \"web\""),
+        (
+            "name = \"a\"\nuid = 7\nports = [\"tcp/1\"]\naddress = \"x\"",
+            "client[1].address = \"x\"",
+        ),
+    ] {
+        let error = file(&format!("{web}{}", client(more))).unwrap_err();
+        assert!(error.contains(says), "{more}: {error}");
+    }
+}

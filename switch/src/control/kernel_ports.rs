@@ -11,11 +11,11 @@
 //! - Flows are learned only from ports that are held for that purpose from the start (`flow_ports`). A
 //!   client that sends from any other port without a claim could take answers of the kernel's.
 
-use super::registry::{Grant, Refusal, Taken};
+use super::registry::{Grant, Refusal, Taken, Wish};
 use crate::classify::Protocol;
 use crate::config::{HostEndpoint, Interface, Network, Services};
 use crate::net::{HeldPorts, HoldError, PortUser};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -34,10 +34,18 @@ struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct KernelPorts {
     places: BTreeMap<usize, Place>,
-    held: BTreeMap<(usize, IpAddr, Protocol, u16), HeldPorts>,
+    /// By first port: how many, and what of them is held for this grant alone.
+    held: BTreeMap<Key, (u16, Vec<HeldPorts>)>,
+    /// Single ports that are kept for clients that have yet to come; also while they have them.
+    kept: BTreeMap<Key, HeldPorts>,
+    /// Of which all there should be.
+    wanted: BTreeSet<Key>,
     /// When processes were last searched.
     searched: Option<Instant>,
 }
+
+/// Interface, address, protocol, port.
+type Key = (usize, IpAddr, Protocol, u16);
 
 /// Whether the kernel's stack goes on to use the addresses of an interface.
 fn is_shared(interface: &Interface) -> bool {
@@ -75,6 +83,7 @@ impl KernelPorts {
     pub(crate) fn remove(&mut self, interface: usize) {
         self.places.remove(&interface);
         self.held.retain(|(place, ..), _| *place != interface);
+        self.kept.retain(|(place, ..), _| *place != interface);
     }
 
     /// From which ports without a claim clients may have flows; `None` from any.
@@ -101,8 +110,8 @@ impl KernelPorts {
         let wish = &grant.wish;
         let mut held = Vec::with_capacity(grant.addresses.len());
         for address in grant.addresses.iter().filter(|a| !own.contains(a)) {
-            match HeldPorts::hold(*address, wish.protocol, wish.first, wish.count) {
-                Ok(ports) => held.push((key(interface, *address, grant), ports)),
+            match self.hold_rest(interface, *address, wish) {
+                Ok(ports) => held.push((key(interface, *address, grant), (wish.count, ports))),
                 Err(error) => return Err(self.explain(error, grant, is_chosen)),
             }
         }
@@ -115,6 +124,65 @@ impl KernelPorts {
         for address in &grant.addresses {
             self.held.remove(&key(interface, *address, grant));
         }
+        if !self.wanted.is_empty() || !self.kept.is_empty() {
+            self.settle(false);
+        }
+    }
+
+    /// Keeps these ports, and no others any more, for clients that have yet to come. One that the kernel uses is left to
+    /// it until the client claims it.
+    pub(crate) fn keep(&mut self, ports: Vec<Key>) {
+        let is_shared = |key: &Key| self.places.get(&key.0).is_some_and(|place| place.is_shared);
+        self.wanted = ports.into_iter().filter(is_shared).collect();
+        self.settle(true);
+    }
+
+    /// Whether a grant covers the port.
+    fn is_granted(held: &BTreeMap<Key, (u16, Vec<HeldPorts>)>, key: &Key) -> bool {
+        let (interface, address, protocol, port) = *key;
+        let before = held.range((interface, address, protocol, 0)..=*key).next_back();
+        before.is_some_and(|(&(_, _, _, first), (count, _))| port - first < *count)
+    }
+
+    /// Lets go what is kept for nobody, and takes what should be kept and is free. What a session has stays as it is.
+    fn settle(&mut self, says_so: bool) {
+        let Self { held, kept, wanted, .. } = self;
+        kept.retain(|key, _| wanted.contains(key) || Self::is_granted(held, key));
+        for key in wanted.iter() {
+            if kept.contains_key(key) || Self::is_granted(held, key) {
+                continue;
+            }
+            let (_, address, protocol, port) = *key;
+            match HeldPorts::hold(address, protocol, port, 1) {
+                Ok(ports) => drop(kept.insert(*key, ports)),
+                Err(error) if says_so => {
+                    tracing::warn!(%address, port, %error, "a port is not kept for its client");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Holds those ports of a wish that are not kept already.
+    fn hold_rest(
+        &self,
+        interface: usize,
+        address: IpAddr,
+        wish: &Wish,
+    ) -> Result<Vec<HeldPorts>, HoldError> {
+        let Wish { protocol, first, count, .. } = *wish;
+        let at = |port| (interface, address, protocol, port);
+        let last = first.saturating_add(count.saturating_sub(1));
+        let kept = self.kept.range(at(first)..=at(last)).map(|(key, _)| u32::from(key.3));
+        let (mut held, mut from) = (Vec::new(), u32::from(first));
+        for end in kept.chain([u32::from(last) + 1]) {
+            let run = u16::try_from(from).ok().zip(u16::try_from(end.saturating_sub(from)).ok());
+            if let Some((first, count)) = run.filter(|(_, count)| *count > 0) {
+                held.push(HeldPorts::hold(address, protocol, first, count)?);
+            }
+            from = end + 1;
+        }
+        Ok(held)
     }
 
     fn explain(&mut self, error: HoldError, grant: &Grant, is_chosen: bool) -> Taken {
@@ -149,6 +217,6 @@ impl KernelPorts {
     }
 }
 
-fn key(interface: usize, address: IpAddr, grant: &Grant) -> (usize, IpAddr, Protocol, u16) {
+fn key(interface: usize, address: IpAddr, grant: &Grant) -> Key {
     (interface, address, grant.wish.protocol, grant.wish.first)
 }

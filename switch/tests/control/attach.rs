@@ -113,7 +113,7 @@ fn quotas_of_the_policy_are_kept() {
 }
 
 /// Does something on a thread that is user 65534, nobody, to the kernel and to the daemon.
-fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+pub(crate) fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     if !rustix::process::geteuid().is_root() {
         assert!(
             std::env::var_os("USNET_TESTS_REQUIRE_ALL").is_none(),

@@ -18,5 +18,6 @@ mod interfaces;
 mod metrics;
 mod pipe;
 mod programs;
+mod reserved;
 mod service;
 mod workers;

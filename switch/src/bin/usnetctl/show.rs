@@ -249,6 +249,9 @@ pub(crate) fn rules(answer: &Value) -> String {
     let mut table = Table::new(&["IFNAME", "PROTOCOL", "ADDRESS", "PORTS", "HOLDER", "NAME"]);
     for rule in list(answer) {
         let holder = match &rule["client"] {
+            Value::Null if rule["holder"] == "reserved" => {
+                format!("reserved for {}", cell(&rule["name"]))
+            }
             Value::Null => cell(&rule["holder"]),
             id => format!("client {id}"),
         };

@@ -19,7 +19,7 @@ Exit codes:
   78  bad configuration; a restart will not help
 
 Signals:
-  HUP         read the configuration again: policies, and interfaces that have come or gone; what else has changed needs a restart, and is
+  HUP         read the configuration again: policies, clients that are known, and interfaces that have come or gone; what else has changed needs a restart, and is
               named in the log
   TERM, INT   end all sessions, put every interface back as it was found, leave; a second one: at once
 

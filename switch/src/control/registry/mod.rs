@@ -17,6 +17,7 @@ mod refusal;
 mod reserved;
 
 pub use refusal::{Refusal, Resource};
+pub use reserved::Reserved;
 
 use crate::classify::Protocol;
 use crate::config::{Quota, Services, protocol_name};
@@ -38,6 +39,8 @@ pub enum Holder {
     Host,
     /// Nobody, by configuration: clients may have flows from there that are learned.
     Flows,
+    /// A client that has yet to come, by its place in the configuration.
+    Reserved(u16),
     /// A session.
     Session(SessionId),
 }
@@ -47,6 +50,7 @@ impl fmt::Display for Holder {
         match self {
             Self::Host => f.write_str("the host"),
             Self::Flows => f.write_str("flows that are learned (flow_ports)"),
+            Self::Reserved(number) => write!(f, "client[{number}] of the configuration"),
             Self::Session(id) => write!(f, "session {id}"),
         }
     }
@@ -171,6 +175,7 @@ pub struct Registry {
     held: BTreeMap<(Place, u16), (u16, Holder)>,
     own: BTreeMap<(usize, IpAddr), SessionId>,
     members: BTreeMap<SessionId, Member>,
+    reservations: reserved::Reservations,
     /// Where the last free block ended: the next search begins there, so that a port that was just
     /// given back rests for a while.
     cursor: u16,
@@ -186,6 +191,7 @@ impl Registry {
             held: BTreeMap::new(),
             own: BTreeMap::new(),
             members: BTreeMap::new(),
+            reservations: reserved::Reservations::default(),
             cursor: 0,
         }
     }
@@ -296,7 +302,10 @@ impl Registry {
         let addresses = member.targets(wish.address)?;
         let any_port = addresses.iter().all(|a| member.addresses.own.contains(a));
         let services = if any_port { &Services::any() } else { &member.entry.services };
-        if wish.first != 0 && !services.contains(wish.protocol, wish.first, wish.count) {
+        if wish.first != 0
+            && !services.contains(wish.protocol, wish.first, wish.count)
+            && !self.is_kept_for(id, member, &wish)
+        {
             return Err(Refusal::Services { wish, allowed: services.to_string() });
         }
         let in_use = self.ports_of(member.entry.account);
@@ -310,7 +319,7 @@ impl Registry {
         } else {
             for address in &addresses {
                 let place = (interface, *address, wish.protocol);
-                if let Some((port, _, holder)) = self.overlap(place, wish.first, wish.count) {
+                if let Some((port, holder)) = self.hindrance(id, place, wish.first, wish.count) {
                     let port = port.max(wish.first);
                     let (address, protocol) = (*address, wish.protocol);
                     return Err(Refusal::Held { address, protocol, port, holder });
@@ -325,6 +334,7 @@ impl Registry {
         let Wish { first, count, protocol, .. } = grant.wish;
         for address in &grant.addresses {
             let place = (interface, *address, protocol);
+            self.make_room(place, first, first + (count - 1));
             self.held.insert((place, first), (first + (count - 1), Holder::Session(id)));
         }
         if wish.first == 0 {
@@ -389,6 +399,7 @@ impl Registry {
     /// Takes a session out of its account; its number may be used again.
     pub fn forget(&mut self, id: SessionId) {
         self.end(id);
+        self.leave(id);
         self.members.remove(&id);
     }
 
@@ -396,6 +407,7 @@ impl Registry {
         for address in &grant.addresses {
             self.held.remove(&((interface, *address, grant.wish.protocol), grant.wish.first));
         }
+        self.reserve_again(interface, grant);
     }
 
     /// Ports that an account has.

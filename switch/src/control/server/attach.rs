@@ -90,6 +90,7 @@ impl Server {
         let shape = Shape::grant(wish, &policy.quota, policy.mode, self.pairs());
         let entry = entry(index, interface, (peer.uid, place), policy, &shape);
         let addresses = self.registry.enter(id, entry)?.clone();
+        self.registry.introduce(id, &name, peer);
         let made = build(
             &mut self.memory,
             &mut self.workers,

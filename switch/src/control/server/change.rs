@@ -14,6 +14,7 @@
 use super::attach::{Rejection, internal};
 use super::events::Told;
 use super::ports::Supply;
+use super::reserve::set_reserved;
 use super::{HANDSHAKE, Server, SharedInterface, report};
 use crate::config::{Backend, Config, Interface, Network};
 use crate::control::kernel_ports::KernelPorts;
@@ -249,6 +250,7 @@ impl Server {
             self.supply.insert(shared.index(), Supply::default());
             self.interfaces.insert(shared.index(), shared);
         }
+        self.keep_ports();
         for index in leaving {
             let Some(interface) = self.interfaces.get(&index) else { continue };
             let (id, words) = (interface.id, format!("interface {} removed", interface.name));
@@ -288,9 +290,16 @@ impl Server {
         self.supply.remove(&index);
         self.registry.close(index);
         self.kernel_ports.remove(index);
+        self.keep_ports();
         let sessions = sessions.unwrap_or(0);
         self.journal.tell(&Told::InterfaceRemoved { ifname: &interface.name, sessions });
         self.finish_if_done();
+    }
+
+    /// Ports are kept for the clients that the configuration knows.
+    fn keep_ports(&mut self) {
+        let Self { registry, kernel_ports, config, interfaces, .. } = self;
+        set_reserved(registry, kernel_ports, &config.clients, interfaces.values());
     }
 
     fn finish_if_done(&mut self) {

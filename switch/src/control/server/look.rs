@@ -228,6 +228,7 @@ fn reserved(registry: &Registry, question: &Question, told: &Explained) -> Optio
     match registry.rules().find(is_it)?.holder {
         Holder::Host => Some("host_ports: no client may claim this port"),
         Holder::Flows => Some("flow_ports: clients may send from this port, and get the answers"),
+        Holder::Reserved(_) => Some("client: kept for one that has yet to come"),
         Holder::Session(_) => None,
     }
 }

@@ -22,6 +22,7 @@ mod look;
 mod ports;
 mod report;
 mod request;
+mod reserve;
 
 use super::kernel_ports::KernelPorts;
 use super::memory::{Memory, MemoryError};
@@ -201,13 +202,15 @@ impl Server {
         workers: Workers,
         keeper: KeeperLink,
         memory: Memory,
-        kernel_ports: KernelPorts,
+        mut kernel_ports: KernelPorts,
         stop: StopHandle,
     ) -> Result<Self, ServerError> {
         let mut registry = Registry::new(super::registry::kernel_port_range());
         for interface in &interfaces {
             change::reserve(&mut registry, &kernel_ports, &config, interface);
         }
+        let (kernel, clients) = (&mut kernel_ports, &config.clients);
+        reserve::set_reserved(&mut registry, kernel, clients, interfaces.iter());
         let listener = Listener::bind(&config.control)?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("wait for events"))?;

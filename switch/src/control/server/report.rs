@@ -153,7 +153,8 @@ pub(super) struct RuleReport<'a> {
     protocol: String,
     first_port: u16,
     last_port: u16,
-    /// `host`, `client`, or `flows`: ports from which clients may have flows without a claim.
+    /// `host`, `client`, `flows`: ports from which clients may have flows without a claim; or `reserved` for a client
+    /// that has yet to come, by its name.
     holder: &'static str,
     client: Option<u16>,
     name: Option<&'a str>,
@@ -172,6 +173,7 @@ pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
         let (holder, client, name) = match rule.holder {
             Holder::Host => ("host", None, None),
             Holder::Flows => ("flows", None, None),
+            Holder::Reserved(number) => ("reserved", None, server.registry.reserved_for(number)),
             Holder::Session(id) => ("client", Some(id.0), name(id)),
         };
         RuleReport {

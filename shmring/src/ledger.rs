@@ -11,6 +11,8 @@
 //!        +-------------- complete ------+-------------------------------------+
 //!                          join                  free, release_tail
 //!      Daemon, Taken ---------------> Joined, Taken ----------------> Free or Daemon, AtRest
+//!                      lend_to_all             return by the last, one after the other
+//!      Daemon ----------------------> Shared(place) ----------------> Free
 //! ```
 //!
 //! - Every slot is in one state; sum over states = slots, always ([`Audit`]).
@@ -24,7 +26,7 @@ use core::fmt;
 
 /// Number of an attached session in its worker, 0..4,096. Used again only after every slot of the
 /// session came home.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u16);
 
 impl SessionId {
@@ -51,6 +53,8 @@ pub enum Owner {
     Joined,
     /// A client-written slot, held as a token by the daemon or lent on to another session.
     Taken,
+    /// Lent to several sessions, which the pool's place of this number names; each returns it on its fill ring.
+    Shared(u16),
     /// Lent to a session, which returns it on its fill ring.
     Lent(SessionId),
     /// A session's own transmit slot, which it may send.
@@ -64,6 +68,8 @@ struct Code(u16);
 impl Code {
     const LENT: u16 = 0x8000;
     const AT_REST: u16 = 0x4000;
+    const SHARED: u16 = 0x2000;
+    const PLACE: u16 = 0x1fff;
     const NUMBER: u16 = 0x3fff;
 
     #[inline]
@@ -74,6 +80,8 @@ impl Code {
             Owner::Daemon => Self(2),
             Owner::Taken => Self(3),
             Owner::Joined => Self(4),
+            // A pool has no place beyond.
+            Owner::Shared(place) => Self(Self::SHARED | place & Self::PLACE),
             Owner::Lent(session) => Self(Self::LENT | Self::number(session)),
             Owner::AtRest(session) => Self(Self::AT_REST | Self::number(session)),
         }
@@ -93,11 +101,13 @@ impl Code {
             4 => Owner::Joined,
             lent @ Self::LENT.. => Owner::Lent(SessionId(lent & Self::NUMBER)),
             rest @ Self::AT_REST.. => Owner::AtRest(SessionId(rest & Self::NUMBER)),
+            shared @ Self::SHARED.. => Owner::Shared(shared & Self::PLACE),
             _ => Owner::Unmapped,
         }
     }
 }
 
+const _: () = assert!(crate::pool::MOST_SHARED == Code::PLACE + 1);
 const _: () = assert!(SessionId::LIMIT <= Code::NUMBER);
 
 #[derive(Clone, Copy)]
@@ -117,13 +127,15 @@ pub struct Audit {
     pub taken: u32,
     /// Held by sessions, their own transmit slots at rest among them.
     pub lent: u32,
+    /// Each held by several sessions at once.
+    pub shared: u32,
 }
 
 impl Audit {
     /// All slots that are in some state.
     #[must_use]
     pub const fn total(&self) -> u32 {
-        self.free + self.daemon + self.taken + self.lent
+        self.free + self.daemon + self.taken + self.lent + self.shared
     }
 }
 
@@ -221,6 +233,7 @@ impl Ledger {
                 Owner::Free => audit.free += 1,
                 Owner::Daemon | Owner::Joined => audit.daemon += 1,
                 Owner::Taken => audit.taken += 1,
+                Owner::Shared(_) => audit.shared += 1,
                 Owner::Lent(_) | Owner::AtRest(_) => audit.lent += 1,
             }
         }

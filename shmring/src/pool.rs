@@ -17,8 +17,10 @@
 
 #![expect(unsafe_code, reason = "turns slots that the ledger grants into byte slices")]
 
+mod share;
 mod tail;
 
+pub use share::{MOST_RECEIVERS, MOST_SHARED};
 pub use tail::Tail;
 
 use crate::arena::{Arena, Segment, SlotRange};
@@ -29,6 +31,7 @@ use crate::offload::Offload;
 use crate::prefetch;
 use crate::region::Writer;
 use core::slice;
+use share::Shares;
 use std::sync::Arc;
 use tail::Tails;
 use thiserror::Error;
@@ -189,6 +192,8 @@ pub enum Returned {
     Free,
     /// It is another session's transmit slot: put the descriptor on that session's completion ring.
     Completed(SessionId, RawDescriptor),
+    /// Nowhere yet: others hold it still.
+    Shared,
 }
 
 /// What is left of a session after [`Pool::end_session`].
@@ -212,6 +217,7 @@ pub struct Pool {
     closed: Vec<SlotRange>,
     port: HomeId,
     tails: Tails,
+    shares: Shares,
 }
 
 impl Pool {
@@ -223,8 +229,8 @@ impl Pool {
         let arena = Arc::clone(port.segment().arena());
         let ledger = Ledger::new(arena.slots());
         let homes = Vec::with_capacity(64);
-        let (closed, tails) = (Vec::new(), Tails::default());
-        let mut pool = Self { arena, ledger, homes, closed, port: HomeId(0), tails };
+        let (closed, tails, shares) = (Vec::new(), Tails::default(), Shares::default());
+        let mut pool = Self { arena, ledger, homes, closed, port: HomeId(0), tails, shares };
         pool.port = pool.add_home(HomeKind::Port, port)?;
         Ok(pool)
     }
@@ -553,7 +559,7 @@ impl Pool {
         let slot = self.existing(ring, returned)?;
         // A session's own transmit slots are at rest, never lent to it: these are refused here too.
         let Ok(home) = self.ledger.change(slot, Owner::Lent(session), Owner::Free) else {
-            return Err(Fault::NotHeld { ring, slot });
+            return self.take_back_shared(session, slot).ok_or(Fault::NotHeld { ring, slot });
         };
         Ok(self.send_home(slot, home))
     }
@@ -718,7 +724,7 @@ impl Pool {
         let home = self.ledger.change(slot, Owner::Taken, Owner::AtRest(of)).ok()?;
         match self.transmit_slot_is_home(slot, home, of) {
             Returned::Completed(of, raw) => Some((of, raw)),
-            Returned::Free => None,
+            Returned::Free | Returned::Shared => None,
         }
     }
 
@@ -769,6 +775,7 @@ impl Pool {
             }
             ended.recovered += u32::from(!closing);
         }
+        ended.recovered += self.end_shares(session);
         let own =
             |kind| matches!(kind, HomeKind::Receive(s) | HomeKind::Transmit(s) if s == session);
         for index in 0..self.homes.len() {

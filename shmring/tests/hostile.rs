@@ -244,6 +244,7 @@ impl Scene {
                 let frame = pool.accept(B, RawDescriptor::new(raw.slot(), 0, 60)).unwrap();
                 pool.pass(frame, A).unwrap();
             }
+            Ok(Returned::Shared) => panic!("{raw:?}: no slot is lent to several here"),
             Err(fault) => assert!(!good, "{raw:?} was refused: {fault}"),
         }
         assert_eq!(self.world.pool.audit(), before);

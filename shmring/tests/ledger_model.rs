@@ -55,3 +55,52 @@ fn a_transmit_slot_passed_on_comes_home_whoever_ends_first() {
 fn a_frame_is_not_passed_to_the_session_that_sent_it() {
     run(&[Op::Attach(0), Op::Accept(0, FIRST_TRANSMIT), Op::Pass(0, 0), Op::Complete(0)]);
 }
+
+/// Three sessions that hold one slot of the port home.
+const SHARED: [Op; 5] =
+    [Op::Attach(0), Op::Attach(1), Op::Attach(2), Op::Alloc, Op::Share(0, 0b111)];
+
+#[test]
+fn a_slot_that_several_hold_is_free_when_the_last_has_given_it_back_or_ended() {
+    let back = |session| {
+        let each = (0..4).map(move |slot| Op::TakeBack(session, slot));
+        each.collect::<Vec<_>>()
+    };
+    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+        // After each of them: gives it back, gives it back twice, ends.
+        for kinds in 0..8u8 {
+            let mut ops = SHARED.to_vec();
+            for (turn, session) in order.into_iter().enumerate() {
+                if kinds >> turn & 1 == 1 {
+                    ops.push(Op::End(session));
+                } else {
+                    ops.extend(back(session));
+                    ops.extend(back(session));
+                    // One that never got it.
+                    ops.extend([Op::Attach(3)].into_iter().chain(back(3)));
+                }
+            }
+            ops.extend([Op::Alloc, Op::Alloc, Op::Alloc, Op::Alloc]);
+            run(&ops);
+        }
+    }
+}
+
+#[test]
+fn a_session_whose_number_is_used_again_does_not_hold_what_the_one_before_has_held() {
+    let mut ops = SHARED.to_vec();
+    ops.extend([Op::End(1), Op::Attach(1)]);
+    ops.extend((0..4).map(|slot| Op::TakeBack(1, slot)));
+    ops.extend([Op::End(0), Op::End(1), Op::End(2)]);
+    run(&ops);
+}
+
+#[test]
+fn what_cannot_be_lent_to_several_stays_with_the_daemon() {
+    let mut ops = SHARED.to_vec();
+    // To one, to nobody; a slot of a receive home; more slots than there are places.
+    ops.extend([Op::Alloc, Op::Share(0, 0b001), Op::Share(0, 0), Op::Free(0)]);
+    ops.extend([Op::AllocFrom(0), Op::Share(0, 0b011), Op::Free(0)]);
+    ops.extend([Op::Alloc, Op::Share(0, 0b011), Op::Alloc, Op::Share(0, 0b011)]);
+    run(&ops);
+}

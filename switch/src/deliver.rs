@@ -4,6 +4,7 @@
 //!   Frame        -> shared client    lent as it lies
 //!                -> isolated client  copied into a slot of its own receive pool
 //!                -> port             appended to the port's burst
+//!                -> several shared   one slot lent to all (`many`)
 //!   ClientFrame  -> same group       lent on as it lies
 //!                -> anyone else      vetted head + rest copied into a slot; the slot is completed
 //!                -> port that sends  vetted head copied into a slot, the rest sent where it lies; the slot
@@ -15,6 +16,10 @@
 //!   receiver ([`Deliver::flush`]).
 //! - Every frame that comes in here is counted once: delivered, handed to a port's burst, or dropped
 //!   with a reason. Every slot goes on or back.
+
+mod many;
+
+pub(crate) use many::Several;
 
 use crate::capture::Tap;
 use crate::classify::{FIRST_LEN, HEAD_LEN, Protocol};
@@ -110,7 +115,8 @@ pub(crate) struct Deliver {
 }
 
 impl Deliver {
-    pub(crate) fn new(pool: Pool) -> Self {
+    pub(crate) fn new(mut pool: Pool) -> Self {
+        pool.allow_shared(many::SHARED_SLOTS);
         Self {
             pool,
             totals: Totals::default(),

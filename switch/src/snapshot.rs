@@ -18,17 +18,20 @@ pub struct SlotCount {
     pub taken: u32,
     /// Held by clients.
     pub lent: u32,
+    /// Each held by several clients at once.
+    pub shared: u32,
     /// All that there are.
     pub total: u32,
 }
 
 impl AddAssign for SlotCount {
     fn add_assign(&mut self, other: Self) {
-        let Self { free, daemon, taken, lent, total } = other;
+        let Self { free, daemon, taken, lent, shared, total } = other;
         self.free += free;
         self.daemon += daemon;
         self.taken += taken;
         self.lent += lent;
+        self.shared += shared;
         self.total += total;
     }
 }

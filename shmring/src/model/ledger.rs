@@ -13,6 +13,8 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Slots of each home.
 const HOME: u32 = 4;
+/// Slots that may be lent to several at once.
+const SHARED: u16 = 2;
 /// Bytes of a head.
 const HEAD: u16 = 20;
 /// Sessions that come and go.
@@ -45,6 +47,8 @@ pub enum Op {
     Join(u8),
     /// End session `.0`.
     End(u8),
+    /// Lend token `.0` to the sessions of these bits at once.
+    Share(u8, u8),
 }
 
 impl Op {
@@ -58,6 +62,7 @@ impl Op {
             3 => Self::AllocFrom(session),
             4 => Self::Free(which),
             5 | 6 => Self::Lend(which, session),
+            7 if which >= 192 => Self::Share(which & 63, kind >> 4),
             7..=9 => Self::TakeBack(session, which),
             10 | 11 => Self::Accept(session, which),
             12 => Self::Complete(which),
@@ -75,6 +80,8 @@ enum Where {
     Free,
     Daemon,
     Taken,
+    /// With the sessions of these bits.
+    Shared(u8),
     /// With a session; `true` for a transmit slot at rest with its own.
     Lent(SessionId, bool),
 }
@@ -139,6 +146,7 @@ impl Model {
         names.extend([arena.slots(), MAX_SLOTS - 1]);
         let mut pool = Pool::new(port).expect("a daemon-written range");
         pool.allow_tails();
+        pool.allow_shared(SHARED);
         Self {
             pool,
             slots,
@@ -195,6 +203,7 @@ impl Model {
             Op::Pass(which, to) => self.pass(which, to),
             Op::Join(which) => self.join(which),
             Op::End(session) => self.end(session),
+            Op::Share(which, to) => self.share(which, to),
         }
         self.compare();
     }
@@ -255,6 +264,35 @@ impl Model {
         }
     }
 
+    fn share(&mut self, which: u8, bits: u8) {
+        let to: Vec<SessionId> = (0..SESSIONS)
+            .filter(|session| bits >> session & 1 == 1)
+            .map(|session| SessionId(session.into()))
+            .collect();
+        if !to.iter().all(|id| self.session_is_live(*id)) {
+            return;
+        }
+        let Some(frame) = pick(&mut self.frames, which) else { return };
+        let slot = frame.slot();
+        let shared = self.slots.values().filter(|s| matches!(s.at, Where::Shared(_))).count();
+        let kind = self.slot(slot).kind;
+        let fits = to.len() > 1
+            && kind == HomeKind::Port
+            && shared < usize::from(SHARED)
+            && !self.tails.contains_key(&slot);
+        match self.pool.lend_to_all(frame, &to) {
+            Ok(raw) => {
+                assert!(fits, "lent to {to:?}");
+                assert_eq!(raw.slot(), slot);
+                self.slot(slot).at = Where::Shared(bits & ((1 << SESSIONS) - 1));
+            }
+            Err(frame) => {
+                assert!(!fits, "refused for no reason");
+                self.frames.push(frame);
+            }
+        }
+    }
+
     fn join(&mut self, which: u8) {
         let Some((frame, of_client)) = pick(&mut self.client_frames, which) else { return };
         let is_free = |s: &&Slot| s.kind == HomeKind::Port && s.at == Where::Free;
@@ -311,7 +349,18 @@ impl Model {
                     Ok(Returned::Free)
                 }
             },
+            Some(Slot { at: Where::Shared(bits), .. }) if *bits >> id.0 & 1 == 1 => {
+                *bits &= !(1 << id.0);
+                Ok(Returned::Shared)
+            }
             _ => Err(refusal(RingName::Fill, slot, count)),
+        };
+        let expected = match self.slots.get_mut(&slot) {
+            Some(Slot { at: at @ Where::Shared(0), .. }) => {
+                *at = Where::Free;
+                Ok(Returned::Free)
+            }
+            _ => expected,
         };
         assert_eq!(returned, expected, "slot {slot}");
     }
@@ -379,6 +428,14 @@ impl Model {
         let live = self.sessions.map(|s| s.live);
         let is_live = |id: SessionId| live.get(usize::from(id.0)).is_some_and(|live| *live);
         for (slot, Slot { kind, at }) in &mut self.slots {
+            if let Where::Shared(bits) = at {
+                let held = *bits >> id.0 & 1 == 1;
+                *bits &= !(1 << id.0);
+                if held && *bits == 0 {
+                    *at = Where::Free;
+                    came_back += 1;
+                }
+            }
             if *at != Where::Lent(id, false) {
                 continue;
             }
@@ -438,6 +495,7 @@ impl Model {
                 Where::Free => expected.free += 1,
                 Where::Daemon => expected.daemon += 1,
                 Where::Taken => expected.taken += 1,
+                Where::Shared(_) => expected.shared += 1,
                 Where::Lent(..) => expected.lent += 1,
             }
         }

@@ -34,7 +34,7 @@ pub(crate) use stations::Stations;
 use crate::answer::{advertisement, arp_reply};
 use crate::classify::{Classified, Flow, Icmp, IpKind, IpPacket, Mac, Payload, Protocol};
 use crate::config::Unmatched;
-use crate::deliver::Deliver;
+use crate::deliver::{Deliver, Several};
 use crate::membership::{is_of_groups, question};
 use crate::net::guard::Pass;
 use crate::refusal::{Bucket, LONGEST, is_elsewhere, refusal};
@@ -179,8 +179,8 @@ impl Interface {
         }
     }
 
-    /// Copies a frame to all that may care: clients but `except`, and the host if `host` says so.
-    /// The last receiver gets the frame itself.
+    /// A frame for all that may care: clients but `except`, and the host if `host` says so. Those who read the port's
+    /// slots get the frame itself, all the same slot; the others copies; if there are none such, the last.
     fn to_audience(
         &mut self,
         deliver: &mut Deliver,
@@ -197,6 +197,7 @@ impl Interface {
         let from_router = matches!(&seen.payload, Payload::Ip(packet)
             if is_advertisement(packet, deliver.pool.bytes(&frame)));
         let mut last: Option<SessionId> = None;
+        let mut several = Several::default();
         for id in &self.clients {
             let cares = match about_groups {
                 // Other hosts' reports would keep a client from sending its own, which the switch needs.
@@ -206,11 +207,29 @@ impl Interface {
             };
             if except != Some(*id)
                 && cares
+                && !(deliver.may_share(*id, &frame) && several.push(*id))
                 && let Some(receiver) = last.replace(*id)
                 && let Some(copy) = deliver.duplicate(&frame)
             {
                 deliver.to_client(copy, receiver);
             }
+        }
+        if let Some(single) = several.take_single()
+            && let Some(receiver) = last.replace(single)
+            && let Some(copy) = deliver.duplicate(&frame)
+        {
+            deliver.to_client(copy, receiver);
+        }
+        if !several.is_empty() {
+            if let Some(receiver) = last
+                && let Some(copy) = deliver.duplicate(&frame)
+            {
+                deliver.to_client(copy, receiver);
+            }
+            if host && let Some(copy) = deliver.duplicate(&frame) {
+                self.to_host(deliver, copy, now);
+            }
+            return deliver.to_several(frame, &mut several);
         }
         match last {
             Some(receiver) => {

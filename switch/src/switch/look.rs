@@ -60,6 +60,7 @@ impl Switch {
                 daemon: audit.daemon,
                 taken: audit.taken,
                 lent: audit.lent,
+                shared: audit.shared,
                 total: slots,
             },
             slots_conserved: audit.total() == slots,

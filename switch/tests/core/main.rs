@@ -21,6 +21,7 @@ mod flow_table;
 mod groups;
 mod hostile;
 mod lookup;
+mod many;
 mod modes;
 mod pieces;
 mod pieces_model;

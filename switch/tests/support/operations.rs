@@ -396,7 +396,11 @@ impl World {
         }
         self.rig.switch.step(self.rig.now);
         let slots = self.rig.check().slots;
-        assert_eq!((slots.lent, slots.taken), (0, 0), "nobody is left to hold a slot");
+        assert_eq!(
+            (slots.lent, slots.shared, slots.taken),
+            (0, 0, 0),
+            "nobody is left to hold a slot"
+        );
         for hand in self.rig.wires.iter().chain(self.rig.hosts.iter().flatten()) {
             hand.lock().keeps = 0;
         }

@@ -342,7 +342,7 @@ pub(crate) fn stats(answer: &Value) -> String {
     }
     frames.row(vec!["waiting".into(), cell(&answer["waiting"])]);
     let mut slots = Table::new(&["SLOTS", ""]);
-    for name in ["free", "daemon", "taken", "lent", "total"] {
+    for name in ["free", "daemon", "taken", "lent", "shared", "total"] {
         slots.row(vec![name.into(), cell(&answer["slots"][name])]);
     }
     let head = [

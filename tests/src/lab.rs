@@ -267,13 +267,24 @@ impl Lab {
         command.env("USNETD_SOCKET", self.socket()).stdout(Stdio::null());
         let mut running = Running(command.spawn().expect("a client"));
         let end = Instant::now() + Duration::from_secs(10);
-        while !self.ask(&["rule", "list"]).to_string().contains(&port.to_string()) {
+        while !self.is_claimed(port) {
             let ended = running.0.try_wait().expect("its state");
             assert!(ended.is_none(), "{example} ended: {ended:?}");
             assert!(Instant::now() < end, "{example} claims no port {port}");
             std::thread::sleep(Duration::from_millis(10));
         }
         running
+    }
+
+    /// Whether a client has this port.
+    fn is_claimed(&self, port: u16) -> bool {
+        let rules = self.ask(&["rule", "list"]);
+        let number = |rule: &Value, key: &str| rule[key].as_u64().unwrap_or(0);
+        let has_it = |rule: &Value| {
+            let range = number(rule, "first_port")..=number(rule, "last_port");
+            rule["holder"] == "client" && range.contains(&port.into())
+        };
+        rules.as_array().is_some_and(|rules| rules.iter().any(has_it))
     }
 
     /// The switch's counters.

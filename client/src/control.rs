@@ -61,11 +61,97 @@ impl Claim {
     }
 }
 
+/// Ports that a client wants or has for some remote ends, or a whole protocol, alone or as one of a group.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use usnet::{Options, RuleClaim, Session};
+/// let mut session = Session::attach(Options::named("web"))?;
+/// let network = "192.0.2.0".parse()?;
+/// session.claim_rule(RuleClaim { remote: Some((network, 24)), ..RuleClaim::port(6, 80) })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleClaim {
+    /// IP protocol: one with ports, or, if policy permits, one without.
+    pub protocol: u8,
+    /// Local address; `None` means every address of the session.
+    pub address: Option<IpAddr>,
+    /// First port; in a wish, 0 asks for any free block. 0 where the protocol has none.
+    pub first_port: u16,
+    /// Number of ports, at least 1; 0 where the protocol has none.
+    pub count: u16,
+    /// Where frames come from: an address and the length of its prefix; `None` means anywhere.
+    pub remote: Option<(IpAddr, u8)>,
+    /// The port that frames come from; 0 means any.
+    pub remote_port: u16,
+    /// Of two claims that fit a frame, the one with more is asked first; among equals, the one that says more of the
+    /// remote end.
+    pub priority: u8,
+    /// Whether other sessions of the same user may have the same, in the same words: then each gets a part of the
+    /// flows, and one that ends leaves its part to the others.
+    pub spread: bool,
+}
+
+impl RuleClaim {
+    /// One port on every address of the session, from anywhere, alone.
+    #[must_use]
+    pub const fn port(protocol: u8, port: u16) -> Self {
+        Self {
+            protocol,
+            address: None,
+            first_port: port,
+            count: 1,
+            remote: None,
+            remote_port: 0,
+            priority: 0,
+            spread: false,
+        }
+    }
+
+    /// All of a protocol that has no ports.
+    #[must_use]
+    pub const fn protocol(protocol: u8) -> Self {
+        Self { count: 0, ..Self::port(protocol, 0) }
+    }
+
+    fn to_message(self) -> control::Rule {
+        let full = |ip: IpAddr| Address::new(ip, if ip.is_ipv4() { 32 } else { 128 });
+        control::Rule {
+            address: self.address.map(full).unwrap_or_default(),
+            remote: self.remote.map(|(ip, bits)| Address::new(ip, bits)).unwrap_or_default(),
+            first_port: self.first_port,
+            count: self.count,
+            remote_port: self.remote_port,
+            protocol: self.protocol,
+            priority: self.priority,
+            flags: if self.spread { control::rule_flags::SPREAD } else { 0 },
+            reserved: 0,
+        }
+    }
+
+    fn from_message(rule: &control::Rule) -> Self {
+        Self {
+            protocol: rule.protocol,
+            address: rule.address.ip(),
+            first_port: rule.first_port,
+            count: rule.count,
+            remote: rule.remote.ip().map(|ip| (ip, rule.remote.prefix)),
+            remote_port: rule.remote_port,
+            priority: rule.priority,
+            spread: rule.flags & control::rule_flags::SPREAD != 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Connection {
     channel: Channel,
     /// Number of the last request.
     request: u32,
+    /// Whether the daemon knows claims by rule.
+    knows_rules: bool,
 }
 
 /// A handle to the control connection. Clones share it and take turns.
@@ -79,6 +165,7 @@ pub(crate) fn message_name(message: &Message) -> &'static str {
     match message {
         Message::Attached(_) => "attached",
         Message::Claimed(_) => "claimed",
+        Message::RuleClaimed(_) => "rule claimed",
         Message::Text(_) => "text",
         Message::Detached => "detached",
         Message::Refused(_) => "refused",
@@ -87,8 +174,8 @@ pub(crate) fn message_name(message: &Message) -> &'static str {
 }
 
 impl Control {
-    pub(crate) fn new(channel: Channel, request: u32) -> Self {
-        Self { connection: Arc::new(Mutex::new(Connection { channel, request })) }
+    pub(crate) fn new(channel: Channel, request: u32, knows_rules: bool) -> Self {
+        Self { connection: Arc::new(Mutex::new(Connection { channel, request, knows_rules })) }
     }
 
     /// A second descriptor of the connection, to see its hang-up.
@@ -144,6 +231,33 @@ impl Control {
     pub fn release(&self, claim: Claim) -> Result<(), RequestError> {
         match self.ask(&Message::Release(claim.to_message()))? {
             Message::Claimed(_) => Ok(()),
+            other => Err(RequestError::Unexpected { found: message_name(&other) }),
+        }
+    }
+
+    /// Asks for ports for some remote ends, for a whole protocol, or for a place in a group. Returns what was granted.
+    ///
+    /// # Errors
+    /// [`RequestError`]: policy, quota, or another client has it; [`RequestError::Unsupported`] by an older daemon.
+    pub fn claim_rule(&self, wish: RuleClaim) -> Result<RuleClaim, RequestError> {
+        self.ask_rule(&Message::ClaimRule(wish.to_message()))
+    }
+
+    /// Gives such a claim back, exactly as it was granted.
+    ///
+    /// # Errors
+    /// [`RequestError`]: there is no such claim, or the session has ended.
+    pub fn release_rule(&self, claim: RuleClaim) -> Result<(), RequestError> {
+        self.ask_rule(&Message::ReleaseRule(claim.to_message())).map(drop)
+    }
+
+    fn ask_rule(&self, message: &Message) -> Result<RuleClaim, RequestError> {
+        let knows = self.connection.lock().unwrap_or_else(PoisonError::into_inner).knows_rules;
+        if !knows {
+            return Err(RequestError::Unsupported { what: "claims by rule" });
+        }
+        match self.ask(message)? {
+            Message::RuleClaimed(rule) => Ok(RuleClaim::from_message(&rule)),
             other => Err(RequestError::Unexpected { found: message_name(&other) }),
         }
     }

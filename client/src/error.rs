@@ -144,6 +144,12 @@ pub enum RequestError {
         /// What came.
         found: &'static str,
     },
+    /// The daemon is older.
+    #[error("usnetd is too old for {what}; update it")]
+    Unsupported {
+        /// What it does not know.
+        what: &'static str,
+    },
 }
 
 fn kind_of(code: RefusalCode) -> io::ErrorKind {
@@ -163,6 +169,7 @@ impl From<RequestError> for io::Error {
         let kind = match &error {
             RequestError::Refused { code, .. } => kind_of(*code),
             RequestError::Ended => io::ErrorKind::NotConnected,
+            RequestError::Unsupported { .. } => io::ErrorKind::Unsupported,
             RequestError::Channel(source) if source.is_would_block() => io::ErrorKind::TimedOut,
             _ => io::ErrorKind::Other,
         };

@@ -6,7 +6,7 @@
 //!                                  +--> into_parts  for those who put the two in different places
 //! ```
 
-use crate::control::{Claim, Control, message_name};
+use crate::control::{Claim, Control, RuleClaim, message_name};
 use crate::error::{AttachError, RequestError};
 use crate::raw::Frames;
 use rustix::net::SendFlags;
@@ -151,6 +151,7 @@ pub struct Session {
     control: Control,
     frames: Frames,
     claims: Vec<Claim>,
+    rules: Vec<RuleClaim>,
 }
 
 impl Session {
@@ -187,7 +188,7 @@ impl Session {
             transmit_slots: options.transmit_slots,
             interface: name_into(&options.interface),
             name: name_into(&options.name),
-            features: if options.unfinished { features::UNFINISHED } else { 0 },
+            features: features::RULES | if options.unfinished { features::UNFINISHED } else { 0 },
             reserved: 0,
         };
         channel.send(1, &Message::Attach(wish), &[], SendFlags::empty()).map_err(failed)?;
@@ -211,17 +212,17 @@ impl Session {
         };
         let (views, signals) = View::map(&attached, descriptors)
             .map_err(|source| AttachError::Memory { path: path.clone(), source })?;
-        let control = Control::new(channel, 1);
+        let control = Control::new(channel, 1, attached.features & features::RULES != 0);
         let watch = control.watch().map_err(|source| {
             failed(ChannelError::System { what: "duplicate the connection", source })
         })?;
-        if !options.unfinished && attached.features != 0 {
+        if !options.unfinished && attached.features & !features::RULES != 0 {
             return Err(AttachError::Unexpected { path, found: "features that nobody asked for" });
         }
         let frames = Frames::new(views, attached.session, signals, watch)
             .ok_or(AttachError::Unexpected { path, found: "a session without queue pairs" })?;
         let grant = Grant::from_message(&attached);
-        Ok(Self { options, grant, control, frames, claims: Vec::new() })
+        Ok(Self { options, grant, control, frames, claims: Vec::new(), rules: Vec::new() })
     }
 
     /// What the daemon granted.
@@ -278,6 +279,25 @@ impl Session {
         self.control.release(claim)
     }
 
+    /// As [`claim`](Self::claim), for some remote ends, for a whole protocol, or for a place in a group.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub fn claim_rule(&mut self, wish: RuleClaim) -> Result<RuleClaim, RequestError> {
+        let granted = self.control.claim_rule(wish)?;
+        self.rules.push(granted);
+        Ok(granted)
+    }
+
+    /// Gives such a claim back, exactly as it was granted.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub fn release_rule(&mut self, claim: RuleClaim) -> Result<(), RequestError> {
+        self.rules.retain(|held| *held != claim);
+        self.control.release_rule(claim)
+    }
+
     /// Attaches again, after the daemon was restarted or has ended the session, and claims again
     /// what was claimed. Frames under way are lost.
     ///
@@ -285,10 +305,13 @@ impl Session {
     /// [`AttachError`]; the old session stays in place, dead or alive, unless it is
     /// [`AttachError::Reclaim`].
     pub fn reattach(&mut self) -> Result<(), AttachError> {
-        let claims = self.claims.clone();
+        let (claims, rules) = (self.claims.clone(), self.rules.clone());
         *self = Self::attach(self.options.clone())?;
         for claim in claims {
             self.claim(claim).map_err(|source| AttachError::Reclaim { source })?;
+        }
+        for claim in rules {
+            self.claim_rule(claim).map_err(|source| AttachError::Reclaim { source })?;
         }
         Ok(())
     }

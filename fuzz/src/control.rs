@@ -36,6 +36,11 @@ pub fn check(datagram: &[u8]) {
             assert!(code as u32 == refused.code || code == RefusalCode::Internal);
             check_name(&refused.message);
         }
+        Message::ClaimRule(rule) | Message::ReleaseRule(rule) | Message::RuleClaimed(rule) => {
+            for address in [rule.address, rule.remote] {
+                assert_eq!(address.ip().is_some(), matches!(address.family, 4 | 6));
+            }
+        }
         Message::Ask(ask) => {
             let used = ask.text().map_or(0, str::len);
             assert!(used <= ASK_BYTES && (used == 0 || used == ask.used as usize));
@@ -64,6 +69,7 @@ fn is_well_formed(datagram: &[u8]) -> bool {
         1 => 72,
         2 | 3 | 0x102 => 32,
         4 => 8,
+        7 | 8 | 0x106 => 64,
         5 | 0x105 => 0,
         6 => 8 + ASK_BYTES,
         0x101 => 56 + 8 * 24,

@@ -8,8 +8,8 @@ use rustix::fs::SealFlags;
 use usnet_shmring::arena::SlotSize;
 use usnet_shmring::control::{
     ASK_BYTES, Address, Ask, Attach, Attached, Claim, Header, Kind, MAX_DESCRIPTORS, MAX_MESSAGE,
-    Mode, Query, QueryKind, RefusalCode, Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text,
-    features,
+    Mode, Query, QueryKind, RefusalCode, Refused, Rule, SegmentAccess, SegmentInfo, TEXT_BYTES,
+    Text, features, rule_flags,
 };
 use usnet_shmring::descriptor::{Fault, MAX_OFFSET, MAX_SLOTS, RawDescriptor, RingName};
 use usnet_shmring::layout::{
@@ -127,6 +127,20 @@ fn messages_lie_byte_by_byte_as_the_document_says() {
     same_layout!("Address", Address { bytes, family, prefix, reserved });
     same_layout!("SegmentInfo", SegmentInfo { access, descriptor, first, count, offset });
     same_layout!("Claim", Claim { address, first_port, count, protocol, reserved });
+    same_layout!(
+        "Rule",
+        Rule {
+            address,
+            remote,
+            first_port,
+            count,
+            remote_port,
+            protocol,
+            priority,
+            flags,
+            reserved,
+        }
+    );
     same_layout!("Query", Query { what, which });
     same_layout!("Ask", Ask { what, used, words });
     same_layout!("Text", Text { used, more, bytes });
@@ -238,7 +252,10 @@ fn descriptor_bits_are_those_of_the_document() {
 #[test]
 fn features_and_flags_are_those_of_the_document() {
     let features: Vec<_> = table("Features").iter().map(|row| (number(row[0]), row[1])).collect();
-    assert_eq!(features, [(features::UNFINISHED as usize, "UNFINISHED")]);
+    let coded = [(features::UNFINISHED, "UNFINISHED"), (features::RULES, "RULES")];
+    assert_eq!(features, coded.map(|(bit, name)| (bit as usize, name)));
+    assert_eq!(rule_flags::SPREAD, 1);
+    assert!(section("Rule").contains("0x1 (SPREAD)"));
     let mut covered = 0;
     for row in table("Descriptor flags") {
         let (lowest, bits, name) = (number(row[0]), number(row[1]), row[2]);

@@ -13,6 +13,7 @@
 mod look;
 mod places;
 mod replace;
+mod rules;
 
 use crate::capture::Place;
 use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
@@ -110,6 +111,21 @@ pub enum SwitchError {
     /// The worker has stopped.
     #[error("the switch has stopped")]
     Stopped,
+    /// Another session has the same rule.
+    #[error("another session has this rule at {address}")]
+    RuleTaken {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The interface has as many rules with a remote end, a priority or a group as it can.
+    #[error(
+        "no room for another rule: an interface has at most {} with a remote end, a priority or a group, {} kinds of \
+         remote ends, and {} members of a group",
+        crate::steer::SOURCE_RULES,
+        crate::steer::SHAPES,
+        crate::steer::MEMBERS
+    )]
+    RulesFull,
     /// The interface does not serve the address, or the protocol has no ports.
     #[error("{address} protocol {protocol} cannot be claimed here")]
     NotClaimable {

@@ -18,6 +18,8 @@ pub(crate) struct ReceiverCode(u16);
 
 impl ReceiverCode {
     pub(crate) const NONE: Self = Self(0);
+    /// No receiver: there are rules that speak of the remote end.
+    pub(crate) const SOURCES: Self = Self(2);
 
     pub(crate) const fn of(receiver: Option<Receiver>) -> Self {
         match receiver {

@@ -11,7 +11,7 @@ use crate::classify::{
 };
 use crate::membership::{is_of_groups, report};
 use crate::session::Session;
-use crate::steer::{DatagramKey, FlowIndex, FragmentTable, Table};
+use crate::steer::{DatagramKey, FlowIndex, FragmentTable, Held, Table};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use usnet_shmring::ledger::SessionId;
@@ -27,6 +27,8 @@ pub(crate) enum Vetted {
     Learn(Flow),
     /// A look at the whole message: it asks a server of DHCP.
     Dhcp,
+    /// Its answers should be learned if there is room, so that they stay with it when its group changes.
+    Keep(Flow),
 }
 
 /// What [`vet`] says of a plain frame.
@@ -224,7 +226,7 @@ fn vet_transport(
     match packet.kind {
         IpKind::Plain => {
             if !flow.ports_known {
-                return Err(DropReason::NotPermitted);
+                return vet_protocol(session, table, flow);
             }
             vet_ports(session, table, flow, now)
         }
@@ -241,13 +243,40 @@ fn vet_ports(
     flow: &Flow,
     now: Time,
 ) -> Result<Vetted, DropReason> {
-    match table.listener(flow.source, flow.protocol, flow.source_port) {
-        Some(Receiver::Client(owner)) if owner == session.id => Ok(Vetted::Plain),
-        Some(_) => Err(DropReason::SpoofedPort),
-        None => match learned(session, table, flow.reversed(), now)? {
+    let (answer, own) = (flow.reversed(), Receiver::Client(session.id));
+    match table.holder(&answer, own) {
+        Held::By(owner) if owner == own => Ok(Vetted::Plain),
+        Held::ByGroup(true) => vet_member(session, table, answer, now),
+        Held::By(_) | Held::ByGroup(false) | Held::Elsewhere => Err(DropReason::SpoofedPort),
+        Held::Free => match learned(session, table, answer, now)? {
             Vetted::Learn(_) if !may_teach(session, table, flow) => Err(DropReason::SpoofedPort),
             vetted => Ok(vetted),
         },
+    }
+}
+
+/// A member of a group may have every flow that no other member has.
+#[inline(never)]
+fn vet_member(
+    session: &Session,
+    table: &mut Table,
+    answer: Flow,
+    now: Time,
+) -> Result<Vetted, DropReason> {
+    Ok(match learned(session, table, answer, now)? {
+        Vetted::Learn(answer) => Vetted::Keep(answer),
+        vetted => vetted,
+    })
+}
+
+/// Whether the session may send a protocol that has no ports.
+fn vet_protocol(session: &Session, table: &Table, flow: &Flow) -> Result<Vetted, DropReason> {
+    let own = Receiver::Client(session.id);
+    match table.holder(&flow.reversed(), own) {
+        Held::By(owner) if owner == own => Ok(Vetted::Plain),
+        Held::ByGroup(true) => Ok(Vetted::Plain),
+        Held::By(_) | Held::ByGroup(false) | Held::Elsewhere => Err(DropReason::SpoofedPort),
+        Held::Free => Err(DropReason::NotPermitted),
     }
 }
 

@@ -329,12 +329,19 @@ fn what_ended_or_hung_the_predecessor_is_answered_and_forgotten() {
     assert_eq!(old.ask(v6), "ER", "the same again");
     for text in [
         r#"{"AddMatch":{"dst_addr":{"Ipv4":"10.9.0.77"},"dst_port":80,"protocol":6}}"#,
-        r#"{"AddMatch":{"dst_port":80,"src_addr":{"Ipv4":"10.9.0.2"},"protocol":6}}"#,
+        r#"{"AddMatch":{"src_addr":{"Ipv4":"10.9.0.2"},"protocol":6}}"#,
         r#"{"AddMatch":{"protocol":6}}"#,
         r#"{"AddMatch":{"dst_addr":{"Ipv4":"10.9.0.1.2"},"dst_port":80,"protocol":6}}"#,
     ] {
         assert_eq!(old.ask(text), "ER", "{text}");
     }
+    // One sender alone, which is a claim of its own.
+    let sender =
+        r#"{"AddMatch":{"dst_port":81,"src_addr":{"Ipv4":"10.9.0.2"},"src_port":7,"protocol":6}}"#;
+    assert_eq!(old.ask(sender), "OK");
+    assert_eq!(old.ask(sender), "ER", "the same again");
+    old.say(&sender.replace("AddMatch", "RemoveMatch"));
+    assert_eq!(old.ask(sender), "OK", "it was given back");
     let used = old.ask("\"QueryUsedPorts\"");
     assert!(used.starts_with(r#"{"QueryUsedPortsAnswer":{"listening":["#), "{used}");
     assert!(used.contains(r#"[6,{"Ipv6":"fd09::1"},80]"#), "{used}");

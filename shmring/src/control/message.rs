@@ -35,12 +35,18 @@ pub enum Kind {
     Detach = 5,
     /// Anyone: tell me something that takes words to ask for. Body: [`Ask`].
     Ask = 6,
+    /// Client: grant me ports for some remote ends, or a protocol, or a place in a group. Body: [`Rule`].
+    ClaimRule = 7,
+    /// Client: take such a claim back. Body: [`Rule`], as it was granted.
+    ReleaseRule = 8,
     /// Daemon: here is your session. Body: [`Attached`], with descriptors.
     Attached = 0x101,
     /// Daemon: this was granted, or released. Body: [`Claim`].
     Claimed = 0x102,
     /// Daemon: a piece of an answer to a query. Body: [`Text`].
     Text = 0x104,
+    /// Daemon: this was granted, or released. Body: [`Rule`].
+    RuleClaimed = 0x106,
     /// Daemon: your session has ended. No body.
     Detached = 0x105,
     /// Daemon: no. Body: [`Refused`].
@@ -58,10 +64,13 @@ impl Kind {
             4 => Self::Query,
             5 => Self::Detach,
             6 => Self::Ask,
+            7 => Self::ClaimRule,
+            8 => Self::ReleaseRule,
             0x101 => Self::Attached,
             0x102 => Self::Claimed,
             0x104 => Self::Text,
             0x105 => Self::Detached,
+            0x106 => Self::RuleClaimed,
             0x1ff => Self::Refused,
             _ => return None,
         })
@@ -113,6 +122,8 @@ const _: () = assert!(size_of::<Attach>() == 72);
 pub mod features {
     /// Frames may be [unfinished](crate::offload::Offload), in both directions: flags of descriptors say so.
     pub const UNFINISHED: u32 = 1;
+    /// The daemon knows `ClaimRule` and `ReleaseRule`.
+    pub const RULES: u32 = 2;
 }
 
 /// How a session's memory is shared. Decided by policy, told to the client.
@@ -270,6 +281,38 @@ pub struct Claim {
     pub reserved: [u8; 3],
 }
 const _: () = assert!(size_of::<Claim>() == 32);
+
+/// Body of [`Kind::ClaimRule`], [`Kind::ReleaseRule`] and [`Kind::RuleClaimed`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Pod, Zeroable)]
+pub struct Rule {
+    /// Local address; family 0 means every address of the session.
+    pub address: Address,
+    /// Where frames come from: an address with the length of a prefix; family 0 means from anywhere.
+    pub remote: Address,
+    /// First port. 0 with a count asks for any free block of that size; with protocols that have no
+    /// ports, 0.
+    pub first_port: u16,
+    /// Number of ports, 1..=4,096; with protocols that have no ports, 0.
+    pub count: u16,
+    /// The port that frames come from; 0 means any.
+    pub remote_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Of two rules that fit, the one with more is asked first.
+    pub priority: u8,
+    /// Bits of [`rule_flags`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Rule>() == 64);
+
+/// Bits of [`Rule::flags`].
+pub mod rule_flags {
+    /// Others of the same user may have the same words: then each gets a part of the flows.
+    pub const SPREAD: u32 = 1;
+}
 
 /// Body of [`Kind::Query`].
 #[repr(C)]
@@ -435,6 +478,10 @@ pub enum Message {
     Claim(Claim),
     /// [`Kind::Release`]
     Release(Claim),
+    /// [`Kind::ClaimRule`]
+    ClaimRule(Rule),
+    /// [`Kind::ReleaseRule`]
+    ReleaseRule(Rule),
     /// [`Kind::Query`]
     Query(Query),
     /// [`Kind::Ask`]
@@ -445,6 +492,8 @@ pub enum Message {
     Attached(Attached),
     /// [`Kind::Claimed`]
     Claimed(Claim),
+    /// [`Kind::RuleClaimed`]
+    RuleClaimed(Rule),
     /// [`Kind::Text`]
     Text(Text),
     /// [`Kind::Detached`]
@@ -471,6 +520,9 @@ impl Message {
             Kind::Release => Self::Release(read(body)?),
             Kind::Query => Self::Query(read(body)?),
             Kind::Ask => Self::Ask(read(body)?),
+            Kind::ClaimRule => Self::ClaimRule(read(body)?),
+            Kind::ReleaseRule => Self::ReleaseRule(read(body)?),
+            Kind::RuleClaimed => Self::RuleClaimed(read(body)?),
             Kind::Attached => Self::Attached(read(body)?),
             Kind::Claimed => Self::Claimed(read(body)?),
             Kind::Text => Self::Text(read(body)?),
@@ -491,6 +543,9 @@ impl Message {
             Self::Release(_) => Kind::Release,
             Self::Query(_) => Kind::Query,
             Self::Ask(_) => Kind::Ask,
+            Self::ClaimRule(_) => Kind::ClaimRule,
+            Self::ReleaseRule(_) => Kind::ReleaseRule,
+            Self::RuleClaimed(_) => Kind::RuleClaimed,
             Self::Detach => Kind::Detach,
             Self::Attached(_) => Kind::Attached,
             Self::Claimed(_) => Kind::Claimed,
@@ -506,6 +561,9 @@ impl Message {
         match self {
             Self::Attach(body) => bytemuck::bytes_of(body),
             Self::Claim(body) | Self::Release(body) | Self::Claimed(body) => {
+                bytemuck::bytes_of(body)
+            }
+            Self::ClaimRule(body) | Self::ReleaseRule(body) | Self::RuleClaimed(body) => {
                 bytemuck::bytes_of(body)
             }
             Self::Query(body) => bytemuck::bytes_of(body),

@@ -6,7 +6,7 @@
 //!              <------- Attached + descriptors    [inbound, outbound, kick, wake, segments...]
 //!     Claim    ------------------------------->   ports are granted or refused, atomically
 //!              <------------- Claimed | Refused
-//!     Release, Query, Ask, Detach ...
+//!     Release, ClaimRule, ReleaseRule, Query, Ask, Detach ...
 //! ```
 //!
 //! - One datagram is one message: a [`Header`] and the body of its kind, exactly.
@@ -20,6 +20,6 @@ mod message;
 pub use channel::{Channel, ChannelError, MAX_DESCRIPTORS, MAX_MESSAGE};
 pub use message::{
     ASK_BYTES, Address, Ask, Attach, Attached, Claim, Header, Kind, Message, Mode, Query,
-    QueryKind, RefusalCode, Refused, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, features,
-    name_from, name_into,
+    QueryKind, RefusalCode, Refused, Rule, SegmentAccess, SegmentInfo, TEXT_BYTES, Text, features,
+    name_from, name_into, rule_flags,
 };

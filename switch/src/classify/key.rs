@@ -54,6 +54,13 @@ impl Protocol {
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::TCP | Self::UDP | Self::DCCP | Self::SCTP | Self::UDP_LITE)
     }
+
+    /// Whether it can be a client's: not what hosts and routers say about the network itself, and not what is
+    /// only ever a header before another (IPv6's, AH, no next header).
+    #[must_use]
+    pub const fn can_be_claimed(self) -> bool {
+        !matches!(self.0, 0 | 1 | 2 | 43 | 44 | 51 | 58 | 59 | 60 | 135 | 139 | 140)
+    }
 }
 
 /// An IPv4 or IPv6 address in one shape: IPv4 is stored as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2), so

@@ -446,7 +446,8 @@ fn ports(rule: &Value) -> impl Iterator<Item = super::message::UsedPort> + use<>
     let number = |key: &str| rule[key].as_u64().and_then(|n| u16::try_from(n).ok());
     let protocol = rule["protocol"].as_str().and_then(protocol_number);
     let address: Option<IpAddr> = rule["address"].as_str().and_then(|text| text.parse().ok());
-    let range = number("first_port").zip(number("last_port"));
+    // Protocols without ports are listed with none.
+    let range = number("first_port").filter(|first| *first != 0).zip(number("last_port"));
     let found = protocol.zip(address).zip(range);
     found.into_iter().flat_map(|((protocol, address), (first, last))| {
         (first..=last).map(move |port| (protocol, address.into(), port))

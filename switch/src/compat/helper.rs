@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use usnet::{AttachError, Claim, Control, Options, Session};
+use usnet::{AttachError, Claim, Control, Options, RuleClaim, Session};
 use usnet_shmring::arena::{Arena, ArenaError, SlotRange, SlotSize};
 use usnet_shmring::pool::{HomeError, Pool};
 use usnet_shmring::region::Writer;
@@ -139,16 +139,28 @@ fn listen(gateway: &OwnedFd, control: &Control) -> io::Result<bool> {
         };
         let word = buffer.get(..length).and_then(|json| serde_json::from_slice(json).ok());
         let done = match word {
-            Some(Word::Claim(wish)) => control.claim(claim(wish)).map(drop),
-            Some(Word::Release(wish)) => control.release(claim(wish)).map(drop),
+            Some(Word::Claim(wish)) => match claim(wish) {
+                Ok(plain) => control.claim(plain).map(drop),
+                Err(rule) => control.claim_rule(rule).map(drop),
+            },
+            Some(Word::Release(wish)) => match claim(wish) {
+                Ok(plain) => control.release(plain),
+                Err(rule) => control.release_rule(rule),
+            },
             None => return Ok(false),
         };
         say(gateway, done)?;
     }
 }
 
-fn claim(Wish { protocol, address, port }: Wish) -> Claim {
-    Claim { protocol, address, first_port: port, count: 1 }
+/// A plain claim, or one for the other side that the wish names.
+fn claim(wish: Wish) -> Result<Claim, RuleClaim> {
+    let Wish { protocol, address, port, remote, remote_port } = wish;
+    if remote.is_none() && remote_port == 0 {
+        return Ok(Claim { protocol, address, first_port: port, count: 1 });
+    }
+    let remote = remote.map(|ip| (ip, if ip.is_ipv4() { 32 } else { 128 }));
+    Err(RuleClaim { address, remote, remote_port, ..RuleClaim::port(protocol, port) })
 }
 
 fn say<E: std::fmt::Display>(gateway: &OwnedFd, done: Result<(), E>) -> io::Result<()> {

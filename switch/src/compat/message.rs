@@ -99,6 +99,10 @@ pub struct Wish {
     pub address: Option<IpAddr>,
     /// The port.
     pub port: u16,
+    /// The other side's address, if it has to be this one.
+    pub remote: Option<IpAddr>,
+    /// The other side's port; 0 is any.
+    pub remote_port: u16,
 }
 
 impl Match {
@@ -107,14 +111,14 @@ impl Match {
     /// # Errors
     /// What cannot be claimed, in words.
     pub fn wish(&self) -> Result<Wish, &'static str> {
-        if self.src_addr.is_some() || self.src_port.is_some() {
-            return Err(
-                "a match on the sender needs none: answers to what the program sends are its own",
-            );
-        }
         let port = self.dst_port.filter(|port| *port != 0);
         let port = port.ok_or("a match needs the program's port")?;
-        Ok(Wish { protocol: self.protocol, address: self.dst_addr.map(IpAddr::from), port })
+        let (address, remote) = (self.dst_addr.map(IpAddr::from), self.src_addr.map(IpAddr::from));
+        if address.zip(remote).is_some_and(|(a, b)| a.is_ipv4() != b.is_ipv4()) {
+            return Err("the two addresses of a match are of different families");
+        }
+        let remote_port = self.src_port.unwrap_or(0);
+        Ok(Wish { protocol: self.protocol, address, port, remote, remote_port })
     }
 }
 
@@ -166,7 +170,13 @@ mod tests {
         let Some(Request::AddMatch(matched)) = read(full) else { panic!("no match") };
         assert_eq!(read(short), Some(Request::AddMatch(matched)));
         let address = Some(IpAddr::from([10, 9, 0, 1]));
-        assert_eq!(matched.wish(), Ok(Wish { protocol: 6, address, port: 80 }));
+        let wish = Wish { protocol: 6, address, port: 80, remote: None, remote_port: 0 };
+        assert_eq!(matched.wish(), Ok(wish));
+        let sender = r#"{"AddMatch":{"dst_addr":{"Ipv4":"10.9.0.1"},"dst_port":80,
+            "src_addr":{"Ipv4":"10.9.0.2"},"src_port":7,"protocol":6}}"#;
+        let remote = Some(IpAddr::from([10, 9, 0, 2]));
+        let Some(Request::AddMatch(matched)) = read(sender) else { panic!("no match") };
+        assert_eq!(matched.wish(), Ok(Wish { remote, remote_port: 7, ..wish }));
         let v6 = r#"{"RemoveMatch":{"dst_addr":{"Ipv6":"fd09::1"},"dst_port":80,"protocol":17}}"#;
         assert!(matches!(read(v6), Some(Request::RemoveMatch(m)) if m.wish().is_ok()));
     }
@@ -182,8 +192,9 @@ mod tests {
         };
         assert!(matched(r#"{"AddMatch":{"protocol":6}}"#).is_err());
         assert!(matched(r#"{"AddMatch":{"dst_port":0,"protocol":6}}"#).is_err());
-        assert!(matched(r#"{"AddMatch":{"dst_port":80,"src_port":1,"protocol":6}}"#).is_err());
-        let other = r#"{"AddMatch":{"dst_port":80,"src_addr":{"Ipv4":"10.9.0.2"},"protocol":6}}"#;
+        assert!(matched(r#"{"AddMatch":{"src_port":1,"protocol":6}}"#).is_err());
+        let other = r#"{"AddMatch":{"dst_addr":{"Ipv4":"10.9.0.1"},"dst_port":80,
+            "src_addr":{"Ipv6":"fd09::2"},"protocol":6}}"#;
         assert!(matched(other).is_err());
     }
 

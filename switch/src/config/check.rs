@@ -6,8 +6,8 @@ use super::raw::{
     Sharing, Take, Unmatched,
 };
 use super::{
-    Behind, Config, Control, Interface, Memory, MetricsAt, Network, Policy, Problem, Quota,
-    Services, Subject, Worker, account,
+    Behind, Config, Control, HostSource, Interface, Memory, MetricsAt, Network, Policy, Problem,
+    Protocols, Quota, Services, Subject, Worker, account, host_ports,
 };
 use crate::classify::Mac;
 use crate::port::af_xdp::BusyPoll;
@@ -64,6 +64,32 @@ impl Problems {
             let text = texts.get(index).map_or("", String::as_str);
             self.add(format_args!("{key}[{index}]"), quoted(text), refused);
             Services::default()
+        })
+    }
+
+    fn host_ports(
+        &mut self,
+        key: &str,
+        texts: &[String],
+        take: Take,
+    ) -> (Services, Vec<HostSource>) {
+        let (all, some) = host_ports::parse(texts).unwrap_or_else(|(index, must)| {
+            let text = texts.get(index).map_or("", String::as_str);
+            self.add(format_args!("{key}[{index}]"), quoted(text), must);
+            Default::default()
+        });
+        if take == Take::Firewall && !some.is_empty() {
+            let allowed = "cannot name a remote end with take = \"firewall\"";
+            self.add(key, format_args!("{texts:?}"), allowed);
+        }
+        (all, some)
+    }
+
+    fn protocols(&mut self, key: &str, texts: &[String]) -> Protocols {
+        Protocols::parse(texts).unwrap_or_else(|(index, refused)| {
+            let text = texts.get(index).map_or("", String::as_str);
+            self.add(format_args!("{key}[{index}]"), quoted(text), refused);
+            Protocols::default()
         })
     }
 
@@ -156,6 +182,7 @@ fn built_in() -> impl Iterator<Item = Policy> {
         groups: all_groups().to_vec(),
         may: May::default(),
         services: Services::any(),
+        protocols: Protocols::any(),
         quota: Quota {
             sessions: SessionId::LIMIT.into(),
             ports: 1 << 20,
@@ -429,6 +456,8 @@ fn check_interface(
             problems.add(format_args!("{key}.mtu"), mtu, allowed);
         }
     }
+    let (all_host_ports, host_sources) =
+        problems.host_ports(&format!("{key}.host_ports"), host_ports, *take);
     Interface {
         name: name.clone(),
         port: *port,
@@ -442,7 +471,8 @@ fn check_interface(
         zero_copy_transmit: *zero_copy_transmit,
         addresses,
         gateways,
-        host_ports: problems.services(&format!("{key}.host_ports"), host_ports),
+        host_ports: all_host_ports,
+        host_sources,
         flow_ports: check_flow_ports(key, flow_ports, has_kernel && !is_alone, problems),
         host_ping: *host_ping,
         on_unmatched: *on_unmatched,
@@ -566,6 +596,7 @@ fn check_policy(
         dhcp,
         eapol,
         ports,
+        protocols,
         quota,
     } = raw;
     let subject = match (&uid, &gid, *any) {
@@ -629,6 +660,7 @@ fn check_policy(
             }
             Some(texts) => problems.services(&format!("{key}.ports"), texts),
         },
+        protocols: problems.protocols(&format!("{key}.protocols"), protocols),
         quota: check_quota(&format!("{key}.quota"), quota, memory, problems),
     }
 }

@@ -16,16 +16,20 @@ mod check;
 mod client;
 mod difference;
 mod error;
+mod host_ports;
 mod network;
 mod policy;
+mod protocols;
 mod raw;
 mod service;
 
 pub use client::ClientConfig;
 pub use difference::Difference;
 pub use error::{ConfigError, Problem};
+pub use host_ports::HostSource;
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};
+pub use protocols::{NoProtocol, Protocols};
 pub use raw::{Backend, HostEndpoint, MacvtapKind, RawConfig, Ring, Sharing, Take, Unmatched};
 pub use service::{Refused, Services};
 pub(crate) use service::{protocol_name, protocol_number};
@@ -150,6 +154,8 @@ pub struct Interface {
     pub gateways: Vec<IpAddr>,
     /// Ports that stay with the kernel's stack.
     pub host_ports: Services,
+    /// Ports that stay with it for some remote ends, and may be claimed for others.
+    pub host_sources: Vec<HostSource>,
     /// Ports from which clients may have flows without a claim, where the kernel shares the addresses.
     pub flow_ports: Services,
     /// Whether the kernel's stack answers pings behind its firewall.

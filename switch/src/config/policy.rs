@@ -1,6 +1,6 @@
 //! Who may attach, and to what.
 
-use super::{Network, Services, Sharing};
+use super::{Network, Protocols, Services, Sharing};
 use crate::session::May;
 use std::net::IpAddr;
 
@@ -76,6 +76,8 @@ pub struct Policy {
     pub may: May,
     /// Ports that may be claimed.
     pub services: Services,
+    /// Protocols without ports that may be claimed.
+    pub protocols: Protocols,
     /// Limits.
     pub quota: Quota,
 }

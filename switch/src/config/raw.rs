@@ -350,6 +350,8 @@ pub(super) struct RawPolicy {
     pub(super) eapol: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ports: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) protocols: Vec<String>,
     #[serde(default)]
     pub(super) quota: RawQuota,
 }

@@ -14,16 +14,28 @@ const NAMES: [(&str, Protocol); 5] = [
     ("dccp", Protocol::DCCP),
 ];
 
+/// Protocols without ports.
+const WHOLE: [(&str, Protocol); 8] = [
+    ("ipip", Protocol(4)),
+    ("ipv6", Protocol(41)),
+    ("gre", Protocol(47)),
+    ("esp", Protocol::ENCRYPTED),
+    ("ospf", Protocol(89)),
+    ("pim", Protocol(103)),
+    ("vrrp", Protocol(112)),
+    ("l2tp", Protocol(115)),
+];
+
 /// The name of a protocol, or its number.
 #[must_use]
 pub(crate) fn protocol_name(protocol: Protocol) -> String {
-    let named = NAMES.iter().find(|(_, p)| *p == protocol);
+    let named = NAMES.iter().chain(&WHOLE).find(|(_, p)| *p == protocol);
     named.map_or_else(|| protocol.0.to_string(), |(name, _)| (*name).to_owned())
 }
 
 /// The number of a protocol that [`protocol_name`] has named.
 pub(crate) fn protocol_number(name: &str) -> Option<u8> {
-    let named = NAMES.iter().find(|(known, _)| *known == name);
+    let named = NAMES.iter().chain(&WHOLE).find(|(known, _)| *known == name);
     named.map(|(_, protocol)| protocol.0).or_else(|| name.parse().ok())
 }
 

@@ -15,8 +15,10 @@ use super::registry::{Grant, Refusal, Taken, Wish};
 use crate::classify::Protocol;
 use crate::config::{HostEndpoint, Interface, Network, Services};
 use crate::net::{HeldPorts, HoldError, PortUser};
+use core::ops::RangeInclusive;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How often processes are searched for one that has a socket: it costs the control thread time.
@@ -28,24 +30,31 @@ struct Place {
     flow_ports: Services,
     /// What `flow_ports` takes.
     _flows: Vec<HeldPorts>,
+    /// Ports that the kernel keeps for some remote ends: never held.
+    parts: Vec<(Protocol, RangeInclusive<u16>)>,
 }
+
+/// A claim at one address.
+type Key = (usize, IpAddr, Wish);
+/// The first port of those that are held together.
+type Start = (usize, IpAddr, Protocol, u16);
 
 /// Ports that are held, by interface.
 #[derive(Debug, Default)]
 pub(crate) struct KernelPorts {
     places: BTreeMap<usize, Place>,
-    /// By first port: how many, and what of them is held for this grant alone.
-    held: BTreeMap<Key, (u16, Vec<HeldPorts>)>,
+    /// By claim, once for each session that has one of these words: what of its ports is held. Several claims of one
+    /// port hold it together.
+    held: BTreeMap<Key, Vec<Vec<Arc<HeldPorts>>>>,
+    /// By first port: the last, and what is held.
+    runs: BTreeMap<Start, (u16, Weak<HeldPorts>)>,
     /// Single ports that are kept for clients that have yet to come; also while they have them.
-    kept: BTreeMap<Key, HeldPorts>,
+    kept: BTreeMap<Start, Vec<Arc<HeldPorts>>>,
     /// Of which all there should be.
-    wanted: BTreeSet<Key>,
+    wanted: BTreeSet<Start>,
     /// When processes were last searched.
     searched: Option<Instant>,
 }
-
-/// Interface, address, protocol, port.
-type Key = (usize, IpAddr, Protocol, u16);
 
 /// Whether the kernel's stack goes on to use the addresses of an interface.
 fn is_shared(interface: &Interface) -> bool {
@@ -57,6 +66,8 @@ impl KernelPorts {
     /// kernel uses are left to it.
     pub(crate) fn add(&mut self, number: usize, interface: &Interface, networks: &[Network]) {
         let mut place = Place { is_shared: is_shared(interface), ..Place::default() };
+        place.parts =
+            interface.host_sources.iter().map(|s| (s.protocol, s.ports.clone())).collect();
         if place.is_shared {
             let mut ports = Vec::new();
             for (protocol, range) in interface.flow_ports.iter() {
@@ -107,82 +118,105 @@ impl KernelPorts {
         if self.places.get(&interface).is_none_or(|place| !place.is_shared) {
             return Ok(());
         }
-        let wish = &grant.wish;
+        if !grant.wish.protocol.has_ports() {
+            return Ok(());
+        }
         let mut held = Vec::with_capacity(grant.addresses.len());
         for address in grant.addresses.iter().filter(|a| !own.contains(a)) {
-            match self.hold_rest(interface, *address, wish) {
-                Ok(ports) => held.push((key(interface, *address, grant), (wish.count, ports))),
+            let Wish { protocol, first, .. } = grant.wish;
+            match self.hold(interface, *address, protocol, first..=grant.wish.last()) {
+                Ok(runs) => held.push(((interface, *address, grant.wish), runs)),
                 Err(error) => return Err(self.explain(error, grant, is_chosen)),
             }
         }
-        self.held.extend(held);
+        for (key, runs) in held {
+            self.held.entry(key).or_default().push(runs);
+        }
         Ok(())
+    }
+
+    /// Holds what is not held yet of these ports, together with those who hold the rest.
+    fn hold(
+        &mut self,
+        interface: usize,
+        address: IpAddr,
+        protocol: Protocol,
+        ports: RangeInclusive<u16>,
+    ) -> Result<Vec<Arc<HeldPorts>>, HoldError> {
+        let (first, last) = ports.into_inner();
+        let mut all = Vec::new();
+        let mut next = Some(first);
+        while let Some(port) = next.filter(|port| *port <= last) {
+            let place = |port| (interface, address, protocol, port);
+            let run = self.runs.range(place(0)..=place(port)).next_back();
+            let run = run.filter(|(_, (end, _))| *end >= port);
+            if let Some((end, ports)) =
+                run.and_then(|(_, (end, weak))| Some((*end, weak.upgrade()?)))
+            {
+                all.push(ports);
+                next = end.checked_add(1);
+                continue;
+            }
+            let parts = self.places.get(&interface).map_or(&[][..], |place| &place.parts);
+            let is_part =
+                |port| parts.iter().any(|(p, range)| *p == protocol && range.contains(&port));
+            if is_part(port) {
+                next = port.checked_add(1);
+                continue;
+            }
+            let mut end = last;
+            if let Some((&(.., start), _)) = self.runs.range(place(port)..=place(last)).next() {
+                end = start.saturating_sub(1).max(port);
+            }
+            let part = (port..=end).find(|port| is_part(*port));
+            end = part.map_or(end, |part| part.saturating_sub(1).max(port));
+            let ports = Arc::new(HeldPorts::hold(address, protocol, port, end - port + 1)?);
+            self.runs.insert(place(port), (end, Arc::downgrade(&ports)));
+            all.push(ports);
+            next = end.checked_add(1);
+        }
+        Ok(all)
     }
 
     /// Lets the kernel have the ports of a grant again.
     pub(crate) fn give_back(&mut self, interface: usize, grant: &Grant) {
         for address in &grant.addresses {
-            self.held.remove(&key(interface, *address, grant));
+            let key = (interface, *address, grant.wish);
+            if let Some(all) = self.held.get_mut(&key) {
+                all.pop();
+                if all.is_empty() {
+                    self.held.remove(&key);
+                }
+            }
         }
-        if !self.wanted.is_empty() || !self.kept.is_empty() {
-            self.settle(false);
-        }
+        self.settle(false);
     }
 
     /// Keeps these ports, and no others any more, for clients that have yet to come. One that the kernel uses is left to
     /// it until the client claims it.
-    pub(crate) fn keep(&mut self, ports: Vec<Key>) {
-        let is_shared = |key: &Key| self.places.get(&key.0).is_some_and(|place| place.is_shared);
+    pub(crate) fn keep(&mut self, ports: Vec<Start>) {
+        let is_shared = |key: &Start| self.places.get(&key.0).is_some_and(|place| place.is_shared);
         self.wanted = ports.into_iter().filter(is_shared).collect();
         self.settle(true);
     }
 
-    /// Whether a grant covers the port.
-    fn is_granted(held: &BTreeMap<Key, (u16, Vec<HeldPorts>)>, key: &Key) -> bool {
-        let (interface, address, protocol, port) = *key;
-        let before = held.range((interface, address, protocol, 0)..=*key).next_back();
-        before.is_some_and(|(&(_, _, _, first), (count, _))| port - first < *count)
-    }
-
-    /// Lets go what is kept for nobody, and takes what should be kept and is free. What a session has stays as it is.
+    /// Lets go what is kept for nobody, and takes what should be kept and is free.
     fn settle(&mut self, says_so: bool) {
-        let Self { held, kept, wanted, .. } = self;
-        kept.retain(|key, _| wanted.contains(key) || Self::is_granted(held, key));
-        for key in wanted.iter() {
-            if kept.contains_key(key) || Self::is_granted(held, key) {
-                continue;
-            }
-            let (_, address, protocol, port) = *key;
-            match HeldPorts::hold(address, protocol, port, 1) {
-                Ok(ports) => drop(kept.insert(*key, ports)),
+        let Self { kept, wanted, .. } = self;
+        kept.retain(|key, _| wanted.contains(key));
+        let missing: Vec<Start> =
+            self.wanted.iter().filter(|key| !self.kept.contains_key(key)).copied().collect();
+        for key in missing {
+            let (interface, address, protocol, port) = key;
+            match self.hold(interface, address, protocol, port..=port) {
+                Ok(ports) => drop(self.kept.insert(key, ports)),
                 Err(error) if says_so => {
                     tracing::warn!(%address, port, %error, "a port is not kept for its client");
                 }
                 Err(_) => {}
             }
         }
-    }
-
-    /// Holds those ports of a wish that are not kept already.
-    fn hold_rest(
-        &self,
-        interface: usize,
-        address: IpAddr,
-        wish: &Wish,
-    ) -> Result<Vec<HeldPorts>, HoldError> {
-        let Wish { protocol, first, count, .. } = *wish;
-        let at = |port| (interface, address, protocol, port);
-        let last = first.saturating_add(count.saturating_sub(1));
-        let kept = self.kept.range(at(first)..=at(last)).map(|(key, _)| u32::from(key.3));
-        let (mut held, mut from) = (Vec::new(), u32::from(first));
-        for end in kept.chain([u32::from(last) + 1]) {
-            let run = u16::try_from(from).ok().zip(u16::try_from(end.saturating_sub(from)).ok());
-            if let Some((first, count)) = run.filter(|(_, count)| *count > 0) {
-                held.push(HeldPorts::hold(address, protocol, first, count)?);
-            }
-            from = end + 1;
-        }
-        Ok(held)
+        self.runs.retain(|_, (_, ports)| ports.strong_count() > 0);
     }
 
     fn explain(&mut self, error: HoldError, grant: &Grant, is_chosen: bool) -> Taken {
@@ -215,8 +249,4 @@ impl KernelPorts {
         self.searched = Some(now);
         user.with_process().to_string()
     }
-}
-
-fn key(interface: usize, address: IpAddr, grant: &Grant) -> Key {
-    (interface, address, grant.wish.protocol, grant.wish.first)
 }

@@ -74,14 +74,15 @@ impl State {
     /// The next state, and what is to be done.
     #[must_use]
     pub const fn on(self, input: Input) -> (Self, Action) {
-        use Kind::{Ask, Attach, Claim, Detach, Query, Release};
+        use Kind::{Ask, Attach, Claim, ClaimRule, Detach, Query, Release, ReleaseRule};
         match (self, input) {
             (Self::Connected, Input::Message(Attach)) => (self, Action::Attach),
             (Self::Connected, Input::Granted) => (Self::Attached, Action::Nothing),
             (Self::Connected, Input::Message(Query | Ask))
-            | (Self::Attached, Input::Message(Claim | Release | Query | Ask)) => {
-                (self, Action::Answer)
-            }
+            | (
+                Self::Attached,
+                Input::Message(Claim | Release | ClaimRule | ReleaseRule | Query | Ask),
+            ) => (self, Action::Answer),
             (Self::Connected, Input::Message(_) | Input::Malformed) => (Self::Gone, Action::Refuse),
             (Self::Connected, Input::Lost | Input::Order) => (Self::Gone, Action::HangUp),
             (Self::Connected, Input::Ended | Input::Home) => (self, Action::Nothing),
@@ -113,10 +114,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const KINDS: [Kind; 11] = [
+    const KINDS: [Kind; 14] = [
         Kind::Attach,
         Kind::Claim,
         Kind::Release,
+        Kind::ClaimRule,
+        Kind::ReleaseRule,
+        Kind::RuleClaimed,
         Kind::Query,
         Kind::Ask,
         Kind::Detach,
@@ -133,7 +137,9 @@ mod tests {
         let legal = |state, kind| match kind {
             Kind::Attach => state == State::Connected,
             Kind::Query | Kind::Ask => state == State::Connected || state == State::Attached,
-            Kind::Claim | Kind::Release | Kind::Detach => state == State::Attached,
+            Kind::Claim | Kind::Release | Kind::ClaimRule | Kind::ReleaseRule | Kind::Detach => {
+                state == State::Attached
+            }
             _ => false,
         };
         for state in [State::Connected, State::Attached] {

@@ -13,6 +13,15 @@ use crate::vet::is_group_address;
 use usnet_shmring::ledger::SessionId;
 use usnet_shmring::offload::Offload;
 
+/// How a claim came to be the one that counts.
+fn how(look: &Look) -> &'static str {
+    match (look.has_sources, look.is_spread) {
+        (_, true) => ", by a group in which this flow is served,",
+        (true, false) => ", as far as this remote end is concerned,",
+        (false, false) => "",
+    }
+}
+
 impl Interface {
     /// What would become of this frame. Nothing is learned, and no flow kept fresh.
     pub(crate) fn explain(&mut self, question: &Question, now: Time) -> Explained {
@@ -125,15 +134,22 @@ impl Interface {
         }
         match look.listener {
             Some(Some(receiver)) => {
-                let text = format!("port {} at {to} is claimed by", flow.destination_port);
+                let text =
+                    format!("port {} at {to} is claimed{} by", flow.destination_port, how(look));
                 told.step("listener", Some(receiver), text);
                 return true;
             }
             Some(None) => {
-                let text = format!("nobody claims port {} at {to}", flow.destination_port);
+                let which = if look.has_sources { " for this remote end" } else { "" };
+                let text = format!("nobody claims port {} at {to}{which}", flow.destination_port);
                 told.step("listener", None, text);
             }
             None => {}
+        }
+        if let Some(receiver) = look.protocol {
+            let text = format!("protocol {} at {to} is claimed{} by", flow.protocol.0, how(look));
+            told.step("protocol", Some(receiver), text);
+            return true;
         }
         self.tell_address(told, packet, look);
         true

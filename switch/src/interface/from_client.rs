@@ -131,6 +131,11 @@ impl Interface {
             }
             // Not plain.
             Vetted::Dhcp => return Ok((Way::Dhcp, Basis::Moment)),
+            Vetted::Keep(flow) => match self.learn(from, flow, now) {
+                Ok(()) => Basis::Moment,
+                // Where its answers go follows from the rules alone, as long as these stay.
+                Err(_) => Basis::Rules,
+            },
         };
         if frame.destination == self.mac {
             let (steered, also) = self.steer_plain(frame, now);
@@ -155,6 +160,7 @@ impl Interface {
             Vetted::Plain | Vetted::Known(_) => {}
             Vetted::Learn(flow) => self.learn(from, flow, now)?,
             Vetted::Dhcp => return Ok(Way::Dhcp),
+            Vetted::Keep(flow) => drop(self.learn(from, flow, now)),
         }
         if let Payload::Ip(packet) = &seen.payload
             && is_of_groups(packet)

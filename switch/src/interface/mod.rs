@@ -271,10 +271,9 @@ impl Interface {
         match &seen.payload {
             // Other protocols with ports speak to one host only.
             Payload::Ip(IpPacket { flow, .. }) if !is_datagram(flow) => false,
-            Payload::Ip(packet) if packet.flow.ports_known => self
-                .table
-                .listeners(packet.flow.protocol, packet.flow.destination_port)
-                .any(|receiver| receiver == Receiver::Client(id)),
+            Payload::Ip(packet) if packet.flow.ports_known => {
+                self.table.listeners(&packet.flow).any(|receiver| receiver == Receiver::Client(id))
+            }
             _ => false,
         }
     }

@@ -3,7 +3,7 @@
 use super::Table;
 use crate::classify::Flow;
 use crate::time::Time;
-use crate::verdict::Receiver;
+use crate::verdict::{Receiver, ReceiverCode};
 
 /// What each step of a lookup finds for one flow, whether or not a step before it decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +14,15 @@ pub(crate) struct Look {
     pub(crate) book: Option<Receiver>,
     /// Whether the destination is an address of the interface.
     pub(crate) is_local: bool,
-    /// Who listens on the port there; the outer `None`: the port is not known, or the protocol has none.
+    /// Who has the port there for this remote end; the outer `None`: the port is not known, or the protocol has
+    /// none.
     pub(crate) listener: Option<Option<Receiver>>,
+    /// Who has the whole protocol there, of those that have no ports.
+    pub(crate) protocol: Option<Receiver>,
+    /// Whether there are rules for some remote ends at that port, or of that protocol.
+    pub(crate) has_sources: bool,
+    /// Whether it is one of a group that has it.
+    pub(crate) is_spread: bool,
     /// Whose the address is alone.
     pub(crate) owner: Option<Receiver>,
     /// Who gets what no listener claims at an address that is shared.
@@ -40,13 +47,17 @@ impl Table {
     pub(crate) fn look(&self, flow: &Flow) -> Look {
         let local = self.local(flow.destination);
         let has_port = flow.ports_known && flow.protocol.has_ports();
+        let code = local.map_or(ReceiverCode::NONE, |local| local.code(flow));
+        let has_sources = code == ReceiverCode::SOURCES;
+        let found = if has_sources { self.look_again(flow) } else { code.receiver() };
         Look {
             exact: self.exact.peek(flow),
             book: self.shared.as_ref().and_then(|shared| shared.get(flow)),
             is_local: local.is_some(),
-            listener: local
-                .filter(|_| has_port)
-                .map(|local| local.listener(flow.protocol, flow.destination_port)),
+            listener: local.filter(|_| has_port).map(|_| found),
+            protocol: found.filter(|_| !has_port),
+            has_sources,
+            is_spread: has_sources && self.is_spread(flow),
             owner: local.and_then(|local| local.owner),
             shared: local.and_then(|local| local.shared.flatten()),
             default: self.default,

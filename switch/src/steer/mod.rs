@@ -1,11 +1,14 @@
 //! Stage 2 of a frame's way: who receives a flow on this interface.
 //!
 //! ```text
-//!   exact flow -> listener (address, protocol, port) -> address -> interface default -> nobody
+//!   exact flow -> listener (address, protocol, port; or protocol alone) -> address -> interface default -> nobody
+//!                    |
+//!                    +-- a port with rules for some remote ends: the strongest of these, then the plain one
 //! ```
 //!
 //! - One table an interface: no rule of one reaches into another.
-//! - The common frame costs a search among the local addresses and one load from a dense port map.
+//! - The common frame costs a look at the local addresses and one load from a dense port map. Only ports that
+//!   have rules for some remote ends are looked at again (`sources.rs`), with a bounded number of probes.
 //!   Nothing that a remote peer sends makes a lookup slower.
 //! - A change acts on the next frame. Who remembers an answer remembers the [generation] of the table
 //!   too, and asks again when it is another.
@@ -17,10 +20,15 @@ mod claimed;
 mod exact;
 mod fragment;
 mod groups;
+mod locals;
 mod look;
 mod ports;
 mod roll;
+mod rules;
+mod scope;
 mod shared;
+mod sources;
+mod spread;
 mod supplicant;
 mod transactions;
 
@@ -29,17 +37,24 @@ pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, IDLE, Refusal};
 pub use fragment::{DatagramKey, Found, FragmentTable};
 pub(crate) use look::{FlowSeen, Look};
+pub(crate) use rules::Held;
+pub use rules::{Rule, RuleRefusal};
+pub use scope::{Prefix, Scope};
+pub use sources::{SHAPES, SOURCE_RULES};
+pub use spread::MEMBERS;
 pub(crate) use transactions::{Asked, NotAsked};
 
 use crate::classify::{Address, Flow, Protocol};
 use crate::config::Services;
 use crate::time::Time;
-use crate::verdict::Receiver;
+use crate::verdict::{Receiver, ReceiverCode};
 use book::{Book, WorkerId};
 use claimed::Claims;
 use groups::Groups;
-use ports::PortMap;
+use locals::{Local, Locals};
 use shared::Shared;
+use sources::Sources;
+use spread::Spread;
 use std::sync::Arc;
 use supplicant::Supplicant;
 use transactions::Transactions;
@@ -71,35 +86,14 @@ fn map_index(protocol: Protocol) -> usize {
     MAP_INDEX[usize::from(protocol.0)].into()
 }
 
-/// One address that the interface serves.
-#[derive(Debug)]
-struct Local {
-    address: Address,
-    /// Whose address it is alone; gets what no listener claims.
-    owner: Option<Receiver>,
-    /// Who gets that while nobody owns the address. The outer `None`: then the address is not local.
-    shared: Option<Option<Receiver>>,
-    ports: [Option<PortMap>; MAPPED.len()],
-}
-
-impl Local {
-    /// Who listens on this port.
-    #[inline(always)]
-    fn listener(&self, protocol: Protocol, port: u16) -> Option<Receiver> {
-        self.ports.get(map_index(protocol))?.as_ref()?.get(port)
-    }
-
-    #[inline]
-    fn default(&self) -> Option<Receiver> {
-        self.owner.or(self.shared.flatten())
-    }
-}
-
 /// All rules of one interface.
 #[derive(Debug)]
 pub struct Table {
-    /// Sorted by address.
-    locals: Vec<Local>,
+    locals: Locals,
+    /// Rules that speak of the remote end.
+    sources: Sources,
+    /// Clients that hold the same, by number.
+    spreads: Vec<Option<Spread>>,
     exact: ExactTable,
     fragments: FragmentTable<Option<Receiver>>,
     default: Option<Receiver>,
@@ -135,7 +129,9 @@ impl Table {
     #[must_use]
     pub fn new(default: Option<Receiver>, seed: u64) -> Self {
         Self {
-            locals: Vec::new(),
+            locals: Locals::new(seed.rotate_left(8)),
+            sources: Sources::new(seed.rotate_left(24)),
+            spreads: Vec::new(),
             exact: ExactTable::new(EXACT_FLOWS, seed),
             fragments: FragmentTable::new(seed ^ 0x9e37_79b9_7f4a_7c15),
             default,
@@ -209,7 +205,7 @@ impl Table {
             maps.filter_map(|(index, map)| Some((index, map.as_ref()?)))
                 .flat_map(|(index, map)| map.used().map(move |port| (index, port)))
         });
-        let is_shared = |address| locals.iter().any(|l| l.address == address && l.shared.is_some());
+        let is_shared = |address| locals.get(address).is_some_and(|l| l.shared.is_some());
         let flows = exact
             .flows()
             .map(|f| (map_index(f.protocol), f))
@@ -233,7 +229,7 @@ impl Table {
     /// Serves an address; what no listener claims goes to `default`.
     pub fn add_address(&mut self, address: Address, default: Option<Receiver>) {
         self.changes += 1;
-        if let Some(local) = self.make_local(address) {
+        if let Some(local) = self.locals.make(address) {
             local.shared = Some(default);
         }
     }
@@ -242,7 +238,7 @@ impl Table {
     /// if another has it.
     pub fn own_address(&mut self, address: Address, owner: Receiver) -> bool {
         self.changes += 1;
-        match self.make_local(address) {
+        match self.locals.make(address) {
             Some(local) if local.owner.is_none_or(|other| other == owner) => {
                 local.owner = Some(owner);
                 true
@@ -257,20 +253,11 @@ impl Table {
         self.local(address)?.owner
     }
 
-    fn make_local(&mut self, address: Address) -> Option<&mut Local> {
-        let index = self.find(address).unwrap_or_else(|index| {
-            let ports = Default::default();
-            self.locals.insert(index, Local { address, owner: None, shared: None, ports });
-            index
-        });
-        self.locals.get_mut(index)
-    }
-
     /// Whether the interface serves this address.
     #[inline]
     #[must_use]
     pub fn is_local(&self, address: Address) -> bool {
-        self.find(address).is_ok()
+        self.locals.get(address).is_some()
     }
 
     /// Who gets what no listener claims at this address.
@@ -280,58 +267,8 @@ impl Table {
     }
 
     #[inline]
-    fn find(&self, address: Address) -> Result<usize, usize> {
-        if let [only] = self.locals.as_slice() {
-            return if only.address == address {
-                Ok(0)
-            } else {
-                Err(usize::from(only.address < address))
-            };
-        }
-        self.locals.binary_search_by(|local| local.address.cmp(&address))
-    }
-
-    #[inline]
     fn local(&self, address: Address) -> Option<&Local> {
-        self.locals.get(self.find(address).ok()?)
-    }
-
-    /// Gives `count` ports from `first` to a receiver, or to nobody. Returns false if the interface
-    /// does not serve the address or the protocol has no ports.
-    pub fn set_listener(
-        &mut self,
-        address: Address,
-        protocol: Protocol,
-        first: u16,
-        count: u16,
-        to: Option<Receiver>,
-    ) -> bool {
-        self.changes += 1;
-        let Some(local) = self.find(address).ok().and_then(|i| self.locals.get_mut(i)) else {
-            return false;
-        };
-        let index = map_index(protocol);
-        let Some(map) = local.ports.get_mut(index) else { return false };
-        map.get_or_insert_with(PortMap::new).set(first, count, to);
-        if let Some(claims) = &mut self.claims
-            && to.is_some()
-            && local.shared.is_some()
-        {
-            claims.add(index, (first..=u16::MAX).take(count.into()));
-        }
-        true
-    }
-
-    /// Who listens on this port.
-    #[inline]
-    #[must_use]
-    pub fn listener(&self, address: Address, protocol: Protocol, port: u16) -> Option<Receiver> {
-        self.local(address)?.listener(protocol, port)
-    }
-
-    /// Everyone who listens on this port at any address, each once in a row.
-    pub fn listeners(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = Receiver> + '_ {
-        self.locals.iter().filter_map(move |local| local.listener(protocol, port))
+        self.locals.get(address)
     }
 
     /// Enters an exact rule.
@@ -428,9 +365,10 @@ impl Table {
         let Some(local) = self.local(flow.destination) else {
             return (self.default, Source::Rules);
         };
-        let listener = match flow.ports_known {
-            true => local.listener(flow.protocol, flow.destination_port),
-            false => None,
+        let code = local.code(flow);
+        let listener = match code.receiver() {
+            None if code == ReceiverCode::SOURCES => self.look_again(flow),
+            listener => listener,
         };
         (listener.or_else(|| local.default()), Source::Rules)
     }
@@ -475,15 +413,10 @@ impl Table {
             self.transactions.forget(session);
             self.supplicant.forget(session);
         }
-        for map in self.locals.iter_mut().flat_map(|l| l.ports.iter_mut().flatten()) {
-            map.forget(receiver);
-        }
+        self.forget_rules(receiver);
         self.exact.forget(receiver);
         self.fragments.forget(|bound| bound == Some(receiver));
-        for local in &mut self.locals {
-            local.owner = local.owner.filter(|owner| *owner != receiver);
-        }
-        self.locals.retain(|local| local.owner.is_some() || local.shared.is_some());
+        self.locals.forget(receiver);
         self.tell_all();
     }
 }

@@ -14,16 +14,32 @@ impl PortMap {
     }
 
     #[inline]
-    pub(super) fn get(&self, port: u16) -> Option<Receiver> {
+    pub(super) fn get(&self, port: u16) -> ReceiverCode {
         // A `u16` always lies in an array of 65,536.
-        self.ports[usize::from(port)].receiver()
+        self.ports[usize::from(port)]
     }
 
-    /// Sets `count` ports from `first`; those beyond 65,535 do not exist.
-    pub(super) fn set(&mut self, first: u16, count: u16, to: Option<Receiver>) {
-        for port in self.ports.iter_mut().skip(first.into()).take(count.into()) {
-            *port = ReceiverCode::of(to);
+    /// Sets `count` ports from `first`; those beyond 65,535 do not exist. Those that have to be looked at again
+    /// are told to `again` and stay so.
+    pub(super) fn set(
+        &mut self,
+        first: u16,
+        count: u16,
+        to: Option<Receiver>,
+        mut again: impl FnMut(u16),
+    ) {
+        let ports = self.ports.iter_mut().zip(0..=u16::MAX);
+        for (place, port) in ports.skip(first.into()).take(count.into()) {
+            match *place {
+                ReceiverCode::SOURCES => again(port),
+                _ => *place = ReceiverCode::of(to),
+            }
         }
+    }
+
+    /// Sets one port, whatever it was.
+    pub(super) fn put(&mut self, port: u16, to: ReceiverCode) {
+        self.ports[usize::from(port)] = to;
     }
 
     /// Every port that somebody has.

@@ -7,7 +7,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::AsFd;
 use usnet_shmring::control::{
-    Ask, Channel, ChannelError, Claim, Message, Query, QueryKind, RefusalCode, TEXT_BYTES, Text,
+    Ask, Channel, ChannelError, Claim, Message, Query, QueryKind, RefusalCode, Rule, TEXT_BYTES,
+    Text,
 };
 use usnet_shmring::descriptor::RawDescriptor;
 
@@ -27,6 +28,9 @@ fn all_messages() -> Vec<Message> {
         Message::Attach(wish("w")),
         Message::Claim(claimed),
         Message::Release(claimed),
+        Message::ClaimRule(Rule::zeroed()),
+        Message::ReleaseRule(Rule::zeroed()),
+        Message::RuleClaimed(Rule::zeroed()),
         Message::Query(Query { what: 1, which: 0 }),
         Message::Ask(Ask::new(QueryKind::Explain, "w0").unwrap()),
         Message::Detach,
@@ -53,6 +57,8 @@ fn a_message_in_the_wrong_state_ends_the_connection() {
             message,
             Message::Claim(_)
                 | Message::Release(_)
+                | Message::ClaimRule(_)
+                | Message::ReleaseRule(_)
                 | Message::Query(_)
                 | Message::Ask(_)
                 | Message::Detach

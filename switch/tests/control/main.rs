@@ -19,5 +19,6 @@ mod metrics;
 mod pipe;
 mod programs;
 mod reserved;
+mod rules;
 mod service;
 mod workers;

@@ -28,6 +28,7 @@ mod pieces_model;
 mod places;
 mod remembered;
 mod replaced;
+mod rules;
 mod sleep;
 mod spoofing;
 mod unfinished;

@@ -32,7 +32,13 @@ fn sum(value: &Value) -> u64 {
 /// `80` or `8000-8010`.
 fn ports(rule: &Value) -> String {
     let (first, last) = (cell(&rule["first_port"]), cell(&rule["last_port"]));
-    if first == last { first } else { format!("{first}-{last}") }
+    if first == "0" {
+        "-".into()
+    } else if first == last {
+        first
+    } else {
+        format!("{first}-{last}")
+    }
 }
 
 fn claim(claim: &Value) -> String {
@@ -246,7 +252,8 @@ pub(crate) fn client(client: &Value) -> String {
 }
 
 pub(crate) fn rules(answer: &Value) -> String {
-    let mut table = Table::new(&["IFNAME", "PROTOCOL", "ADDRESS", "PORTS", "HOLDER", "NAME"]);
+    let mut table =
+        Table::new(&["IFNAME", "PROTOCOL", "ADDRESS", "PORTS", "FROM", "HOLDER", "NAME"]);
     for rule in list(answer) {
         let holder = match &rule["client"] {
             Value::Null if rule["holder"] == "reserved" => {
@@ -260,11 +267,29 @@ pub(crate) fn rules(answer: &Value) -> String {
             cell(&rule["protocol"]),
             cell(&rule["address"]),
             ports(rule),
+            from(rule),
             holder,
             cell(&rule["name"]),
         ]);
     }
     table.render()
+}
+
+/// The remote end of a rule, its priority, and whether it is shared.
+fn from(rule: &Value) -> String {
+    let mut text = match (&rule["remote"], &rule["remote_port"]) {
+        (Value::Null, Value::Null) => "any".to_owned(),
+        (remote, Value::Null) => cell(remote),
+        (Value::Null, port) => format!("any port {port}"),
+        (remote, port) => format!("{} port {port}", cell(remote)),
+    };
+    if let Value::Number(priority) = &rule["priority"] {
+        text.push_str(&format!(", priority {priority}"));
+    }
+    if rule["spread"] == true {
+        text.push_str(", spread");
+    }
+    text
 }
 
 /// `client 3 (web, process 812)`, or `the host`.

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - One holder a port: ranges of one (interface, address, protocol) never overlap.
+//! - Claims for some remote ends, and of groups, lie beside these (`scoped.rs`).
 //! - A claim is granted for all its addresses and ports, or for none.
 //! - What a session held is free as soon as [`Registry::end`] returns; its place in the quotas only
 //!   at [`Registry::forget`], when its memory is gone too.
@@ -15,14 +16,17 @@
 
 mod refusal;
 mod reserved;
+mod scoped;
 
 pub use refusal::{Refusal, Resource};
 pub use reserved::Reserved;
 
 use crate::classify::Protocol;
-use crate::config::{Quota, Services, protocol_name};
+use crate::config::{Protocols, Quota, Services, protocol_name};
+use crate::steer::Scope;
 use core::fmt;
 use core::ops::RangeInclusive;
+use scoped::Scoped;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use usnet_shmring::ledger::SessionId;
@@ -69,6 +73,8 @@ pub struct Entry {
     pub own_pool: Vec<IpAddr>,
     /// Ports that it may claim at shared addresses.
     pub services: Services,
+    /// Protocols without ports that it may claim there.
+    pub protocols: Protocols,
     /// Limits of the account.
     pub quota: Quota,
     /// Slots of its own pools.
@@ -92,22 +98,38 @@ impl Addresses {
 }
 
 /// What a client asks for, or wants to give back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wish {
     /// One address of the session; `None` means all.
     pub address: Option<IpAddr>,
-    /// A protocol with ports.
+    /// A protocol with ports, or one that is claimed as a whole.
     pub protocol: Protocol,
-    /// First port; 0 asks for any free block.
+    /// First port; 0 asks for any free block. Of a protocol without ports, 0.
     pub first: u16,
-    /// Number of ports.
+    /// Number of ports. Of a protocol without ports, 0.
     pub count: u16,
+    /// For which remote ends, and with whom.
+    pub scope: Scope,
+}
+
+impl Wish {
+    /// The last port.
+    #[must_use]
+    pub fn last(&self) -> u16 {
+        self.first.saturating_add(self.count.saturating_sub(1))
+    }
+
+    /// What it counts for in quotas.
+    fn size(&self) -> u32 {
+        self.count.max(1).into()
+    }
 }
 
 impl fmt::Display for Wish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = protocol_name(self.protocol);
         match (self.first, self.count) {
+            (0, 0) => write!(f, "protocol {name}")?,
             (0, count) => write!(f, "any {count} ports of {name}")?,
             (first, 1) => write!(f, "{name} port {first}")?,
             (first, n) => {
@@ -116,9 +138,10 @@ impl fmt::Display for Wish {
             }
         }
         match self.address {
-            Some(address) => write!(f, " at {address}"),
-            None => f.write_str(" at every address"),
+            Some(address) => write!(f, " at {address}")?,
+            None => f.write_str(" at every address")?,
         }
+        write!(f, "{}", self.scope)
     }
 }
 
@@ -153,6 +176,8 @@ pub struct Rule {
     pub first: u16,
     /// Last port.
     pub last: u16,
+    /// For which remote ends, and with whom.
+    pub scope: Scope,
     /// Who has it.
     pub holder: Holder,
 }
@@ -173,6 +198,8 @@ pub struct Registry {
     kernel: RangeInclusive<u16>,
     /// By place and first port: last port and holder.
     held: BTreeMap<(Place, u16), (u16, Holder)>,
+    /// What is held for some remote ends, or by a group.
+    scoped: BTreeMap<Place, Vec<Scoped>>,
     own: BTreeMap<(usize, IpAddr), SessionId>,
     members: BTreeMap<SessionId, Member>,
     reservations: reserved::Reservations,
@@ -189,6 +216,7 @@ impl Registry {
         Self {
             kernel,
             held: BTreeMap::new(),
+            scoped: BTreeMap::new(),
             own: BTreeMap::new(),
             members: BTreeMap::new(),
             reservations: reserved::Reservations::default(),
@@ -292,14 +320,23 @@ impl Registry {
         take: &mut dyn FnMut(usize, &Grant) -> Result<(), Taken>,
     ) -> Result<Grant, Refusal> {
         let member = self.members.get(&id).ok_or(Refusal::NoSession)?;
-        if !wish.protocol.has_ports() {
+        let is_whole = !wish.protocol.has_ports();
+        if !wish.protocol.can_be_claimed() || is_whole && (wish.first, wish.count) != (0, 0) {
             return Err(Refusal::NoPorts { protocol: wish.protocol });
         }
         let last = u32::from(wish.first) + u32::from(wish.count) - u32::from(wish.count != 0);
-        if wish.count == 0 || wish.count > MAX_CLAIM || last > u32::from(u16::MAX) {
+        let is_range = wish.count != 0 && wish.count <= MAX_CLAIM && last <= u32::from(u16::MAX);
+        if !is_whole && !is_range {
             return Err(Refusal::Range { first: wish.first, count: wish.count });
         }
-        let addresses = member.targets(wish.address)?;
+        let mut addresses = member.targets(wish.address)?;
+        if let Some((remote, _)) = wish.scope.remote.to_network() {
+            // At others nothing of it can arrive.
+            addresses.retain(|address| address.is_ipv4() == remote.is_ipv4());
+            if addresses.is_empty() {
+                return Err(Refusal::NoAddress);
+            }
+        }
         let any_port = addresses.iter().all(|a| member.addresses.own.contains(a));
         let services = if any_port { &Services::any() } else { &member.entry.services };
         if wish.first != 0
@@ -308,21 +345,23 @@ impl Registry {
         {
             return Err(Refusal::Services { wish, allowed: services.to_string() });
         }
+        let protocols = &member.entry.protocols;
+        if is_whole && !any_port && !protocols.contains(wish.protocol) {
+            return Err(Refusal::Services { wish, allowed: protocols.to_string() });
+        }
         let in_use = self.ports_of(member.entry.account);
-        if in_use + u32::from(wish.count) > member.entry.quota.ports {
+        if in_use + wish.size() > member.entry.quota.ports {
             let limit = member.entry.quota.ports;
             return Err(Refusal::Quota { what: Resource::Ports, limit });
         }
         let interface = member.entry.interface;
-        let grant = if wish.first == 0 {
+        let grant = if wish.first == 0 && !is_whole {
             self.take_any(interface, wish, addresses, services, take)?
         } else {
             for address in &addresses {
                 let place = (interface, *address, wish.protocol);
-                if let Some((port, holder)) = self.hindrance(id, place, wish.first, wish.count) {
-                    let port = port.max(wish.first);
-                    let (address, protocol) = (*address, wish.protocol);
-                    return Err(Refusal::Held { address, protocol, port, holder });
+                if let Some(refusal) = self.conflict(id, place, &wish) {
+                    return Err(refusal);
                 }
             }
             let grant = Grant { wish, addresses };
@@ -331,13 +370,19 @@ impl Registry {
                 Err(Taken::Port(_, refusal) | Taken::All(refusal)) => return Err(refusal),
             }
         };
-        let Wish { first, count, protocol, .. } = grant.wish;
+        let Wish { first, count, protocol, scope, .. } = grant.wish;
+        let (last, holder) = (grant.wish.last(), Holder::Session(id));
         for address in &grant.addresses {
             let place = (interface, *address, protocol);
-            self.make_room(place, first, first + (count - 1));
-            self.held.insert((place, first), (first + (count - 1), Holder::Session(id)));
+            if scope.is_plain() {
+                self.make_room(place, first, last);
+                self.held.insert((place, first), (last, holder));
+            } else {
+                let held = Scoped { first, last, scope, holder };
+                self.scoped.entry(place).or_default().push(held);
+            }
         }
-        if wish.first == 0 {
+        if wish.first == 0 && !is_whole {
             self.cursor = first.saturating_add(count);
         }
         if let Some(member) = self.members.get_mut(&id) {
@@ -380,7 +425,7 @@ impl Registry {
             member.grants.iter().position(|g| g.wish == wish).ok_or(Refusal::NotHeld { wish })?;
         let grant = member.grants.swap_remove(index);
         let interface = member.entry.interface;
-        self.remove(interface, &grant);
+        self.remove(interface, id, &grant);
         Ok(grant)
     }
 
@@ -391,7 +436,7 @@ impl Registry {
         let interface = member.entry.interface;
         let grants = core::mem::take(&mut member.grants);
         for grant in &grants {
-            self.remove(interface, grant);
+            self.remove(interface, id, grant);
         }
         grants
     }
@@ -403,9 +448,20 @@ impl Registry {
         self.members.remove(&id);
     }
 
-    fn remove(&mut self, interface: usize, grant: &Grant) {
+    fn remove(&mut self, interface: usize, id: SessionId, grant: &Grant) {
+        let Wish { protocol, first, scope, .. } = grant.wish;
         for address in &grant.addresses {
-            self.held.remove(&((interface, *address, grant.wish.protocol), grant.wish.first));
+            let place = (interface, *address, protocol);
+            if scope.is_plain() {
+                self.held.remove(&(place, first));
+            } else if let Some(all) = self.scoped.get_mut(&place) {
+                let held =
+                    Scoped { first, last: grant.wish.last(), scope, holder: Holder::Session(id) };
+                all.retain(|other| *other != held);
+                if all.is_empty() {
+                    self.scoped.remove(&place);
+                }
+            }
         }
         self.reserve_again(interface, grant);
     }
@@ -413,7 +469,7 @@ impl Registry {
     /// Ports that an account has.
     fn ports_of(&self, account: (u32, usize)) -> u32 {
         let members = self.members.values().filter(|m| m.entry.account == account);
-        members.flat_map(|m| &m.grants).map(|g| u32::from(g.wish.count)).sum()
+        members.flat_map(|m| &m.grants).map(|g| g.wish.size()).sum()
     }
 
     /// A range at `place` that has a port in common with `count` ports from `first`.
@@ -448,8 +504,12 @@ impl Registry {
             let mut first = *within.start();
             loop {
                 let last = first.checked_add(count - 1).filter(|last| last <= within.end())?;
-                let taken = |a: &IpAddr| self.overlap((interface, *a, protocol), first, count);
-                let held = addresses.iter().find_map(taken).map(|(_, end, _)| end);
+                let taken = |a: &IpAddr| {
+                    let place = (interface, *a, protocol);
+                    let plain = self.overlap(place, first, count).map(|(_, end, _)| end);
+                    plain.or_else(|| self.scoped_overlap(place, first, count))
+                };
+                let held = addresses.iter().find_map(taken);
                 let end = held.or_else(|| elsewhere.range(first..=last).next_back().copied());
                 match end {
                     None => return Some(first),
@@ -481,14 +541,19 @@ impl Registry {
 
     /// Everything that is held, by interface, address, protocol and port.
     pub fn rules(&self) -> impl Iterator<Item = Rule> + '_ {
-        self.held.iter().map(|(&((interface, address, protocol), first), &(last, holder))| Rule {
-            interface,
-            address,
-            protocol,
-            first,
-            last,
-            holder,
-        })
+        let rule = |(interface, address, protocol): Place, held: Scoped| {
+            let Scoped { first, last, scope, holder } = held;
+            Rule { interface, address, protocol, first, last, scope, holder }
+        };
+        let plain = self.held.iter().map(move |(&(place, first), &(last, holder))| {
+            rule(place, Scoped { first, last, scope: Scope::default(), holder })
+        });
+        let scoped = self.scoped.iter();
+        let scoped =
+            scoped.flat_map(move |(place, all)| all.iter().map(move |held| rule(*place, *held)));
+        let mut all: Vec<Rule> = plain.chain(scoped).collect();
+        all.sort_by_key(|r| (r.interface, r.address, r.protocol, r.first, r.scope));
+        all.into_iter()
     }
 }
 
@@ -516,5 +581,7 @@ pub fn kernel_port_range() -> RangeInclusive<u16> {
     std::fs::read_to_string(file).ok().and_then(parse).unwrap_or(32_768..=60_999)
 }
 
+#[cfg(test)]
+mod scoped_tests;
 #[cfg(test)]
 mod tests;

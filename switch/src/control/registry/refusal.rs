@@ -3,6 +3,7 @@
 use super::{Holder, Wish};
 use crate::classify::Protocol;
 use crate::config::protocol_name;
+use crate::steer::Scope;
 use core::fmt;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -44,6 +45,22 @@ pub enum Refusal {
         port: u16,
         /// By whom.
         holder: Holder,
+    },
+    /// Somebody has one of the ports for the same remote end, or one that overlaps.
+    #[error("{} at {address}{scope} is held by {holder}{why}", named(*protocol, *port))]
+    HeldFor {
+        /// Where.
+        address: IpAddr,
+        /// Of which protocol.
+        protocol: Protocol,
+        /// The first port in question.
+        port: u16,
+        /// For which remote ends.
+        scope: Scope,
+        /// By whom.
+        holder: Holder,
+        /// Why it cannot be shared, if it might have been.
+        why: &'static str,
     },
     /// The kernel's stack uses one of the ports.
     #[error(
@@ -129,12 +146,18 @@ pub enum Refusal {
     NoSession,
 }
 
+/// A port, or a protocol that has none.
+fn named(protocol: Protocol, port: u16) -> String {
+    let name = protocol_name(protocol);
+    if protocol.has_ports() { format!("port {port} of {name}") } else { format!("protocol {name}") }
+}
+
 impl Refusal {
     /// The code that goes with the words.
     #[must_use]
     pub const fn code(&self) -> RefusalCode {
         match self {
-            Self::Held { .. } | Self::Kernel { .. } => RefusalCode::InUse,
+            Self::Held { .. } | Self::HeldFor { .. } | Self::Kernel { .. } => RefusalCode::InUse,
             Self::NoBlock { .. }
             | Self::Quota { .. }
             | Self::NoAddress

@@ -51,6 +51,7 @@ impl Registry {
     /// An interface is gone: nothing is held there any more.
     pub fn close(&mut self, interface: usize) {
         self.held.retain(|((place, ..), _), _| *place != interface);
+        self.scoped.retain(|(place, ..), _| *place != interface);
         self.own.retain(|(place, _), _| *place != interface);
         self.reservations.all.iter_mut().filter(|r| r.interface == interface).for_each(|r| {
             // Its number, which others may bear, is of no meaning any more.
@@ -86,26 +87,11 @@ impl Registry {
         self.reservations.known.remove(&id);
     }
 
-    fn is_for(&self, holder: Holder, id: SessionId) -> bool {
+    pub(super) fn is_for(&self, holder: Holder, id: SessionId) -> bool {
         let Holder::Reserved(number) = holder else { return false };
         let known = self.reservations.known.get(&id);
         let reserved = self.reservations.all.get(usize::from(number));
         reserved.zip(known).is_some_and(|(reserved, known)| reserved.is_for(known))
-    }
-
-    /// The first range at `place` that has a port in common with `count` ports from `first`, and that keeps `id` from
-    /// having them.
-    pub(super) fn hindrance(
-        &self,
-        id: SessionId,
-        place: Place,
-        first: u16,
-        count: u16,
-    ) -> Option<(u16, Holder)> {
-        self.overlaps(place, first, count)
-            .into_iter()
-            .find(|(_, _, holder)| !self.is_for(*holder, id))
-            .map(|(start, _, holder)| (start, holder))
     }
 
     /// All ranges at `place` that have a port in common with `count` ports from `first`, in order.

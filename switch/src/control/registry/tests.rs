@@ -22,6 +22,7 @@ fn entry(uid: u32) -> Entry {
         shared: SHARED.map(ip).to_vec(),
         own_pool: Vec::new(),
         services: Services::unprivileged(),
+        protocols: Protocols::default(),
         quota: quota(),
         slots: 1024,
     }
@@ -36,7 +37,7 @@ fn registry(sessions: u16) -> Registry {
 }
 
 fn tcp(first: u16, count: u16) -> Wish {
-    Wish { address: None, protocol: Protocol::TCP, first, count }
+    Wish { address: None, protocol: Protocol::TCP, first, count, scope: Scope::default() }
 }
 
 const A: SessionId = SessionId(0);
@@ -286,7 +287,7 @@ proptest! {
                                 && targets.iter().all(|a| !model.contains_key(&(*a, protocol, port)))
                         })
                     };
-                    let wish = Wish { address, protocol, first, count };
+                    let wish = Wish { address, protocol, first, count, scope: Scope::default() };
                     let possible = match first {
                         0 => (1024..=1055).any(is_free),
                         first => is_free(first),

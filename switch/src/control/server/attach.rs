@@ -190,6 +190,7 @@ fn entry(
         shared,
         own_pool: own.copied().collect(),
         services: policy.services.clone(),
+        protocols: policy.protocols.clone(),
         quota: policy.quota,
         slots: shape.cost(),
     }
@@ -208,7 +209,7 @@ fn build(
     let (parts, share) = memory.build(shape, policy.group.as_deref())?;
     // Elsewhere a worker would do, for all clients, what each of them can do itself.
     let here = if interface.unfinished { features::UNFINISHED } else { 0 };
-    let features = wish.features & here;
+    let features = wish.features & (here | features::RULES);
     let part = |own: WorkerShare| {
         let spec = SessionSpec {
             id,

@@ -15,6 +15,7 @@ use super::attach::{Rejection, internal};
 use super::events::Told;
 use super::ports::Supply;
 use super::reserve::set_reserved;
+use super::rules::keep_for_host;
 use super::{HANDSHAKE, Server, SharedInterface, report};
 use crate::config::{Backend, Config, Interface, Network};
 use crate::control::kernel_ports::KernelPorts;
@@ -245,6 +246,10 @@ impl Server {
         self.config.adopt(next);
         for shared in served {
             reserve(&mut self.registry, &self.kernel_ports, &self.config, &shared);
+            let (registry, workers) = (&mut self.registry, &self.workers);
+            if let Err(error) = keep_for_host(registry, workers, &self.config, &shared) {
+                tracing::error!(interface = shared.name, %error, "ports are not kept for the host");
+            }
             let mac = shared.mac.to_string();
             self.journal.tell(&Told::InterfaceAdded { ifname: &shared.name, mac: &mac });
             self.supply.insert(shared.index(), Supply::default());

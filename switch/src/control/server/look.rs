@@ -220,8 +220,10 @@ fn reserved(registry: &Registry, question: &Question, told: &Explained) -> Optio
         return None;
     }
     let (address, port) = (question.destination.ip(), question.destination.port());
+    let source = question.source.ip().into();
     let is_it = |rule: &super::super::registry::Rule| {
         rule.address == address
+            && rule.scope.remote.contains(source)
             && rule.protocol.0 == question.carried.number()
             && (rule.first..=rule.last).contains(&port)
     };

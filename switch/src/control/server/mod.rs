@@ -23,6 +23,7 @@ mod ports;
 mod report;
 mod request;
 mod reserve;
+mod rules;
 
 use super::kernel_ports::KernelPorts;
 use super::memory::{Memory, MemoryError};
@@ -33,7 +34,7 @@ use crate::config::{Config, Network};
 use crate::daemon::{Choice, KeeperLink, Workers};
 use crate::session::InterfaceId;
 use crate::snapshot::Snapshot;
-use crate::switch::Event;
+use crate::switch::{Event, SwitchError};
 use change::Change;
 use connection::{Connection, Progress};
 use events::Journal;
@@ -43,6 +44,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -103,6 +105,12 @@ pub enum ServerError {
     /// The port's slots cannot be had.
     #[error("cannot make the daemon's memory")]
     Memory(#[from] MemoryError),
+    /// The host's ports with a remote end cannot be kept.
+    #[error("cannot keep host_ports for some remote ends")]
+    HostPorts {
+        /// What a worker says.
+        source: SwitchError,
+    },
     /// A worker thread ended by itself.
     #[error("a worker thread has ended; this is a bug")]
     WorkerGone,
@@ -183,6 +191,8 @@ pub struct Server {
     /// The last counters, for those who ask often.
     snapshot: Option<(Instant, Snapshot)>,
     journal: Journal,
+    /// How groups spread their flows; not known outside.
+    spread_seed: u64,
     /// Of each capture, whether it is over.
     captures: Vec<Arc<AtomicBool>>,
 }
@@ -208,6 +218,8 @@ impl Server {
         let mut registry = Registry::new(super::registry::kernel_port_range());
         for interface in &interfaces {
             change::reserve(&mut registry, &kernel_ports, &config, interface);
+            rules::keep_for_host(&mut registry, &workers, &config, interface)
+                .map_err(|source| ServerError::HostPorts { source })?;
         }
         let (kernel, clients) = (&mut kernel_ports, &config.clients);
         reserve::set_reserved(&mut registry, kernel, clients, interfaces.iter());
@@ -241,6 +253,7 @@ impl Server {
             started: Instant::now(),
             snapshot: None,
             journal: Journal::default(),
+            spread_seed: RandomState::new().hash_one("spread"),
             captures: Vec::new(),
         })
     }

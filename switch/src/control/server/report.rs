@@ -7,6 +7,7 @@ use crate::control::registry::{Holder, Rule};
 use crate::control::session::State;
 use crate::daemon::Choice;
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
+use crate::steer::Scope;
 use serde::Serialize;
 use std::net::IpAddr;
 use usnet_shmring::layout::VERSION;
@@ -108,6 +109,34 @@ struct ClaimReport {
     address: Option<IpAddr>,
     first_port: u16,
     last_port: u16,
+    #[serde(flatten)]
+    scope: ScopeReport,
+}
+
+/// For which remote ends, and with whom; left out where it says nothing.
+#[derive(Serialize)]
+struct ScopeReport {
+    /// An address, or a network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
+    /// Whether others may have the same, each with a part of the flows.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    spread: bool,
+}
+
+impl ScopeReport {
+    fn of(scope: &Scope) -> Self {
+        Self {
+            remote: scope.remote.to_network().map(|_| scope.remote.to_string()),
+            remote_port: (scope.remote_port != 0).then_some(scope.remote_port),
+            priority: (scope.priority != 0).then_some(scope.priority),
+            spread: scope.spread,
+        }
+    }
 }
 
 /// Every session, by number.
@@ -120,7 +149,8 @@ pub(super) fn clients<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Vec<Cli
             protocol: protocol_name(grant.wish.protocol),
             address: grant.wish.address,
             first_port: grant.wish.first,
-            last_port: grant.wish.first + (grant.wish.count - 1),
+            last_port: grant.wish.last(),
+            scope: ScopeReport::of(&grant.wish.scope),
         });
         let addresses = server.registry.addresses(*id);
         Some(Client {
@@ -153,6 +183,8 @@ pub(super) struct RuleReport<'a> {
     protocol: String,
     first_port: u16,
     last_port: u16,
+    #[serde(flatten)]
+    scope: ScopeReport,
     /// `host`, `client`, `flows`: ports from which clients may have flows without a claim; or `reserved` for a client
     /// that has yet to come, by its name.
     holder: &'static str,
@@ -182,6 +214,7 @@ pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
             protocol: protocol_name(rule.protocol),
             first_port: rule.first,
             last_port: rule.last,
+            scope: ScopeReport::of(&rule.scope),
             holder,
             client,
             name,

@@ -8,7 +8,9 @@ use super::{Server, report};
 use crate::classify::Protocol;
 use crate::session::InterfaceId;
 use crate::snapshot::Snapshot;
+use crate::steer::Scope;
 use crate::switch::SwitchError;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use usnet_shmring::control::{Address, Claim, Kind, Message, Query, QueryKind, RefusalCode};
 use usnet_shmring::ledger::SessionId;
@@ -35,6 +37,14 @@ impl Server {
             (Action::Answer, Message::Release(claim)) => {
                 let answer = self.release(key, claim);
                 self.answer_claim(key, request, answer);
+            }
+            (Action::Answer, Message::ClaimRule(rule)) => {
+                let answer = self.claim_rule(key, rule);
+                self.answer_rule(key, request, answer);
+            }
+            (Action::Answer, Message::ReleaseRule(rule)) => {
+                let answer = self.release_rule(key, rule);
+                self.answer_rule(key, request, answer);
             }
             (Action::Answer, Message::Query(query)) if query.what == QueryKind::Events as u32 => {
                 if let Err((code, text)) = self.follow(key, request, query.which) {
@@ -78,7 +88,7 @@ impl Server {
         self.send(key, request, &message);
     }
 
-    fn session_of(&self, key: u64) -> Result<(SessionId, InterfaceId), Rejection> {
+    pub(super) fn session_of(&self, key: u64) -> Result<(SessionId, InterfaceId), Rejection> {
         let missing = || (RefusalCode::NotFound, "there is no such session".to_owned());
         let attachment = self.connections.get(&key).and_then(|c| c.attachment.as_ref());
         let Attachment { id, interface, .. } = attachment.ok_or_else(missing)?;
@@ -88,50 +98,59 @@ impl Server {
 
     fn claim(&mut self, key: u64, claim: &Claim) -> Result<Claim, Rejection> {
         let (id, interface) = self.session_of(key)?;
+        let grant = self.grant(id, interface, wish(claim)?)?;
+        Ok(answer(claim, &grant))
+    }
+
+    /// Gets what is wished from everyone who has a say, and puts it into force.
+    pub(super) fn grant(
+        &mut self,
+        id: SessionId,
+        interface: InterfaceId,
+        wish: Wish,
+    ) -> Result<Grant, Rejection> {
         let own = self.registry.addresses(id).map_or_else(Vec::new, |a| a.own.clone());
         let Self { registry, kernel_ports, .. } = self;
-        let wish = wish(claim)?;
         let mut take =
             |index, grant: &Grant| kernel_ports.take(index, grant, &own, wish.first != 0);
         let grant = registry.claim_if(id, wish, &mut take)?;
-        if let Err(error) = self.set_listeners(interface, &grant, Some(id)) {
-            let _ = self.set_listeners(interface, &grant, None);
+        if let Err(error) = self.enforce(interface, &grant, id) {
+            let _ = self.lift(interface, &grant, id);
             let _ = self.registry.release(id, grant.wish);
             self.kernel_ports.give_back(usize::from(interface.0), &grant);
             return Err(match error {
                 // It ended at this moment; the client is about to be told.
-                SwitchError::SessionNumber(_) => {
+                SwitchError::SessionNumber(_) | SwitchError::NoSession(_) => {
                     (RefusalCode::NotFound, "the session has ended".to_owned())
                 }
+                error @ SwitchError::RulesFull => (RefusalCode::Exhausted, error.to_string()),
                 error => internal("the worker refuses the claim", error),
             });
         }
         tracing::debug!(session = %id, claim = %grant.wish, "claimed");
-        Ok(answer(claim, &grant))
+        Ok(grant)
     }
 
-    fn release(&mut self, key: u64, claim: &Claim) -> Result<Claim, Rejection> {
-        let (id, interface) = self.session_of(key)?;
-        let grant = self.registry.release(id, wish(claim)?)?;
-        self.set_listeners(interface, &grant, None)
+    /// Takes a grant back from everyone.
+    pub(super) fn give_back(
+        &mut self,
+        id: SessionId,
+        interface: InterfaceId,
+        wish: Wish,
+    ) -> Result<(), Rejection> {
+        let grant = self.registry.release(id, wish)?;
+        self.lift(interface, &grant, id)
             .map_err(|e| internal("the worker refuses the release", e))?;
         // Last, so that no frame of a program of the kernel's is still a client's.
         self.kernel_ports.give_back(usize::from(interface.0), &grant);
         tracing::debug!(session = %id, claim = %grant.wish, "released");
-        Ok(answer(claim, &grant))
+        Ok(())
     }
 
-    /// Has the worker give all ports of a grant to a session, or to nobody.
-    fn set_listeners(
-        &self,
-        interface: InterfaceId,
-        grant: &Grant,
-        to: Option<SessionId>,
-    ) -> Result<(), SwitchError> {
-        let Wish { protocol, first, count, .. } = grant.wish;
-        grant.addresses.iter().try_for_each(|address| {
-            self.workers.set_listener(interface, *address, protocol, first, count, to)
-        })
+    fn release(&mut self, key: u64, claim: &Claim) -> Result<Claim, Rejection> {
+        let (id, interface) = self.session_of(key)?;
+        self.give_back(id, interface, wish(claim)?)?;
+        Ok(*claim)
     }
 
     // ---- queries ----
@@ -216,19 +235,24 @@ impl Server {
     }
 }
 
-/// The wish in a claim.
-fn wish(claim: &Claim) -> Result<Wish, Rejection> {
-    let Claim { address, first_port, count, protocol, reserved } = *claim;
+/// The local address of a claim; `None` for all of the session's.
+pub(super) fn local_address(address: &Address) -> Result<Option<IpAddr>, ()> {
     let is_full = |bits| address.prefix == bits || address.prefix == 0;
-    let wished = match (address.family, address.ip()) {
-        (0, _) if address == Address::default() => Ok(None),
+    match (address.family, address.ip()) {
+        (0, _) if *address == Address::default() => Ok(None),
         (4, Some(ip)) if is_full(32) => Ok(Some(ip)),
         (6, Some(ip)) if is_full(128) => Ok(Some(ip)),
         _ => Err(()),
-    };
-    match wished {
+    }
+}
+
+/// The wish in a claim.
+fn wish(claim: &Claim) -> Result<Wish, Rejection> {
+    let Claim { address, first_port, count, protocol, reserved } = *claim;
+    match local_address(&address) {
         Ok(address) if reserved == [0; 3] => {
-            Ok(Wish { address, protocol: Protocol(protocol), first: first_port, count })
+            let (protocol, scope) = (Protocol(protocol), Scope::default());
+            Ok(Wish { address, protocol, first: first_port, count, scope })
         }
         _ => Err((RefusalCode::Protocol, "the claim is malformed".to_owned())),
     }

@@ -290,15 +290,14 @@ fn the_kernel_gets_what_no_client_can_have_and_all_that_is_plainly_so() {
                 assert_eq!(receiver, Some(Receiver::Host), "{frame:02x?}");
                 assert_eq!((packet.fragment, seen.destination), (Fragment::Whole, OURS));
             }
-            let (to, port) = (packet.flow.protocol, packet.flow.destination_port);
             let is_plain = seen.destination == OURS
                 && packet.fragment == Fragment::Whole
-                && CLAIMED_PROTOCOLS.contains(&to)
+                && CLAIMED_PROTOCOLS.contains(&packet.flow.protocol)
                 && addresses.iter().any(|a| packet.flow.destination == (*a).into())
                 && [34, 54].contains(&packet.transport_offset)
                 && frame[12..14] != [0x81, 0]
                 && frame[12..14] != [0x88, 0xa8];
-            if is_plain && table.listeners(to, port).next().is_none() {
+            if is_plain && table.listeners(&packet.flow).next().is_none() {
                 must_pass += 1;
                 assert!(passes, "no client has it: {frame:02x?}");
             }

@@ -3,7 +3,8 @@
 use super::super::{Entry, Holder, Refusal, Registry, Rule, Wish};
 use super::Reserved;
 use crate::classify::Protocol;
-use crate::config::{Peer, Quota, Services};
+use crate::config::{Peer, Protocols, Quota, Services};
+use crate::steer::Scope;
 use proptest::prelude::*;
 use std::net::IpAddr;
 use usnet_shmring::control::RefusalCode;
@@ -40,6 +41,7 @@ fn registry() -> Registry {
             shared: here(),
             own_pool: Vec::new(),
             services: Services::parse(&["tcp/1-30".into()]).unwrap(),
+            protocols: Protocols::default(),
             quota: Quota { sessions: 4, ports: 100, ring_capacity: 64, slots: 4096, flows: 1 },
             slots: 1,
         };
@@ -50,7 +52,7 @@ fn registry() -> Registry {
 }
 
 fn tcp(first: u16, count: u16) -> Wish {
-    Wish { address: None, protocol: Protocol::TCP, first, count }
+    Wish { address: None, protocol: Protocol::TCP, first, count, scope: Scope::default() }
 }
 
 fn rules(registry: &Registry) -> Vec<Rule> {

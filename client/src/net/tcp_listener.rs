@@ -38,14 +38,25 @@ impl TcpListener {
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` if policy forbids it.
     pub fn bind(stack: &Stack, addresses: impl ToSocketAddrs) -> io::Result<Self> {
-        each_address(addresses, |address| Self::bind_one(stack, address))
+        each_address(addresses, |address| Self::bind_one(stack, address, false))
     }
 
-    fn bind_one(stack: &Stack, address: SocketAddr) -> io::Result<Self> {
+    /// As [`bind`](Self::bind), together with other processes or stacks of the same user that do the same at the same
+    /// addresses and port: each gets a part of the connections, as with `SO_REUSEPORT`. Port 0 is refused.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind); `Unsupported` by an older daemon.
+    pub fn bind_spread(stack: &Stack, addresses: impl ToSocketAddrs) -> io::Result<Self> {
+        each_address(addresses, |address| Self::bind_one(stack, address, true))
+    }
+
+    fn bind_one(stack: &Stack, address: SocketAddr, spread: bool) -> io::Result<Self> {
         let shared = stack.shared();
         let ip = local_address(stack, address.ip())?;
         let lease = match address.port() {
+            0 if spread => return Err(io::ErrorKind::InvalidInput.into()),
             0 => shared.ports.ephemeral(TCP)?,
+            port if spread => shared.ports.spread(TCP, ip, port)?,
             port => shared.ports.exact(TCP, ip, port)?,
         };
         let endpoint = IpListenEndpoint { addr: ip.map(Into::into), port: lease.port() };

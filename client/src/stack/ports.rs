@@ -9,7 +9,7 @@
 //! and by those that are still closing. What leases leave behind when they are dropped is settled with
 //! the daemon later, since they may be dropped where nobody may wait for it.
 
-use crate::control::{Claim, Control};
+use crate::control::{Claim, Control, RuleClaim};
 use crate::error::RequestError;
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +24,7 @@ const BLOCK: u16 = 64;
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Claim(Claim),
+    Rule(RuleClaim),
     Block,
 }
 
@@ -120,6 +121,27 @@ impl Ports {
         Ok(lease)
     }
 
+    /// As [`exact`](Self::exact), together with other sessions that do the same.
+    pub(crate) fn spread(
+        &self,
+        protocol: u8,
+        address: Option<IpAddr>,
+        port: u16,
+    ) -> io::Result<Arc<Lease>> {
+        let mut state = self.settled();
+        if let Some(lease) = state.exact.get(&(protocol, port)).and_then(Weak::upgrade) {
+            return match lease.source {
+                Source::Rule(rule) if rule.spread => Ok(lease),
+                _ => Err(io::ErrorKind::AddrInUse.into()),
+            };
+        }
+        let wish = RuleClaim { address, spread: true, ..RuleClaim::port(protocol, port) };
+        let granted = self.control.claim_rule(wish)?;
+        let lease = self.lease(protocol, port, Source::Rule(granted));
+        state.exact.insert((protocol, port), Arc::downgrade(&lease));
+        Ok(lease)
+    }
+
     /// Any free port.
     pub(crate) fn ephemeral(&self, protocol: u8) -> io::Result<Arc<Lease>> {
         let mut state = self.settled();
@@ -164,10 +186,14 @@ impl Ports {
                     let block = state.blocks.iter_mut().find(|b| b.has(protocol, port));
                     block.into_iter().for_each(|b| b.give(port));
                 }
+                // If the session has ended, the daemon has taken it back already.
                 Source::Claim(claim) => {
                     state.exact.remove(&(protocol, port));
-                    // If the session has ended, the daemon has taken it back already.
                     let _ = self.control.release(claim);
+                }
+                Source::Rule(rule) => {
+                    state.exact.remove(&(protocol, port));
+                    let _ = self.control.release_rule(rule);
                 }
             }
         }

@@ -74,7 +74,7 @@ impl Interface {
         let way = match self.remembered(key) {
             Some(decision) => {
                 debug_assert_eq!(self.judge_plain_head(from, &sent), Some(decision.way));
-                Ok(self.again(decision, now))
+                Ok(self.again(decision, sent.head(), now))
             }
             None => self.judge_anew(deliver, from, &mut sent, key, now),
         };
@@ -101,6 +101,7 @@ impl Interface {
     ) -> Result<Way, DropReason> {
         if let Some(plain) = classify_plain(sent.head(), sent.frame.len()) {
             let (way, basis) = self.judge_plain(from, &plain, now)?;
+            self.mark(&basis, sent.head(), now);
             self.remember(key, way, &basis);
             return Ok(way);
         }

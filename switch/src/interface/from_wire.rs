@@ -47,7 +47,7 @@ impl Interface {
         match self.remembered(key) {
             Some(decision) => {
                 debug_assert_eq!(self.steer_anew(head, length, None, LONG_AGO), Some(decision.way));
-                Some(self.again(decision, now))
+                Some(self.again(decision, head, now))
             }
             None => self.steer_anew(head, length, key, now),
         }
@@ -76,6 +76,7 @@ impl Interface {
             | Steered::Early(_)
             | Steered::Drop(_) => return None,
         };
+        self.mark(&basis, head, now);
         self.remember(key, way, &basis);
         Some(way)
     }

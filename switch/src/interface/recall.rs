@@ -2,7 +2,7 @@
 
 use super::Interface;
 use super::recent::{Decision, Key, Way};
-use crate::steer::{FlowIndex, Source};
+use crate::steer::{FlowIndex, Source, TcpFlags};
 use crate::time::Time;
 
 /// What a decision rests on beside the frame's head.
@@ -43,13 +43,21 @@ impl Interface {
         self.recent.get(&key?, self.table.generation())
     }
 
-    /// Decides the same again.
+    /// Decides the same again, of a frame that begins with `head`.
     #[inline(always)]
-    pub(super) fn again(&mut self, decision: Decision, now: Time) -> Way {
+    pub(super) fn again(&mut self, decision: Decision, head: &[u8], now: Time) -> Way {
         if let Some(flow) = decision.flow {
-            self.table.touch(flow, now);
+            self.table.touch(flow, TcpFlags::of(head), now);
         }
         decision.way
+    }
+
+    /// Marks the flow that a decision about a plain frame rests on, as deciding the same again would.
+    #[inline]
+    pub(super) fn mark(&mut self, basis: &Basis, head: &[u8], now: Time) {
+        if let Basis::Flow(flow) = basis {
+            self.table.touch(*flow, TcpFlags::of(head), now);
+        }
     }
 
     /// Remembers a decision about a plain frame, if it will be the same for the next one.

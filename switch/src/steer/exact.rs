@@ -8,23 +8,21 @@
 //! - The hash is seeded, so a remote peer cannot choose colliding flows. A full pair of buckets
 //!   gives up its oldest learned entry, if that one is idle; rules are never given up.
 
+use super::stage::{Stage, TcpFlags};
 use crate::classify::Flow;
 use crate::time::Time;
 use crate::verdict::{Receiver, ReceiverCode};
 use core::hash::{BuildHasher, Hasher};
-use core::time::Duration;
 use foldhash::fast::FixedState;
 
 const WAYS: usize = 4;
-
-/// A learned flow that was not used for this long may be given up for another.
-pub const IDLE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     flow: Flow,
     receiver: ReceiverCode,
     tag: u16,
+    stage: Stage,
     /// `None` for rules, which do not age.
     used: Option<Time>,
 }
@@ -160,19 +158,25 @@ impl ExactTable {
     }
 
     /// All of them, whose they are, and when they were last used if they were learned.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Flow, Receiver, Option<Time>)> + '_ {
+    pub(super) fn entries(
+        &self,
+    ) -> impl Iterator<Item = (&Flow, Receiver, Option<(Time, Stage)>)> + '_ {
         let entries = self.buckets.iter().flatten().flatten();
-        entries.filter_map(|entry| Some((&entry.flow, entry.receiver.receiver()?, entry.used)))
+        entries.filter_map(|entry| {
+            let used = entry.used.map(|used| (used, entry.stage));
+            Some((&entry.flow, entry.receiver.receiver()?, used))
+        })
     }
 
-    /// Marks a learned flow as used now, as finding it would.
+    /// Marks a learned flow as used now, as finding it would, by a frame with these flags.
     #[inline]
-    pub(crate) fn touch(&mut self, FlowIndex(index): FlowIndex, now: Time) {
+    pub(crate) fn touch(&mut self, FlowIndex(index): FlowIndex, flags: TcpFlags, now: Time) {
         let (bucket, way) = (index as usize / WAYS, index as usize % WAYS);
         if let Some(Some(entry)) = self.buckets.get_mut(bucket).and_then(|b| b.get_mut(way))
             && let Some(used) = &mut entry.used
         {
             *used = now;
+            entry.stage = entry.stage.after(flags);
         }
     }
 
@@ -203,6 +207,7 @@ impl ExactTable {
             flow,
             receiver: ReceiverCode::of(Some(receiver)),
             tag,
+            stage: Stage::first(&flow),
             used: learned.then_some(now),
         };
         let mut oldest: Option<(Time, usize, usize)> = None;
@@ -215,8 +220,9 @@ impl ExactTable {
                         self.changes += 1;
                         return Ok(None);
                     }
-                    Some(Entry { used: Some(used), .. })
-                        if now.since(*used) >= IDLE && oldest.is_none_or(|(t, ..)| *used < t) =>
+                    Some(Entry { used: Some(used), stage, .. })
+                        if now.since(*used) >= stage.time()
+                            && oldest.is_none_or(|(t, ..)| *used < t) =>
                     {
                         oldest = Some((*used, bucket, way));
                     }
@@ -254,7 +260,7 @@ impl ExactTable {
                     continue;
                 }
                 let Some(used) = entry.used else { return true };
-                if now.since(used) < IDLE {
+                if now.since(used) < entry.stage.time() {
                     return false;
                 }
                 *place = None;
@@ -289,6 +295,28 @@ mod tests {
     use super::*;
     use crate::classify::{Address, Protocol};
     use usnet_shmring::ledger::SessionId;
+
+    #[test]
+    fn a_connection_is_kept_for_longer_than_one_that_opens_or_has_ended() {
+        let connection = |n: u32| Flow { protocol: Protocol::TCP, ..flow(n) };
+        let mut table = ExactTable::new(64, 1);
+        let stages = [(1, 0x02), (2, 0x10), (3, 0x11)];
+        for (n, flags) in stages {
+            table.insert(connection(n), client(1), true, Time(0)).unwrap();
+            let (_, index) = table.find(&connection(n), Time(0)).unwrap();
+            table.touch(index, TcpFlags(flags), Time(0));
+        }
+        let short = Time(0) + Stage::Closing.time();
+        assert!(!table.retire(&connection(2), client(1), short), "it goes on");
+        assert!(table.retire(&connection(1), client(1), short), "nothing came of it");
+        assert!(table.retire(&connection(3), client(1), short), "it has ended");
+        let long = Time(0) + Stage::Established.time();
+        assert!(!table.retire(&connection(2), client(1), Time(long.0 - 1)));
+        assert!(table.retire(&connection(2), client(1), long));
+        table.insert(flow(4), client(1), true, Time(0)).unwrap();
+        assert!(!table.retire(&flow(4), client(1), short), "datagrams");
+        assert!(table.retire(&flow(4), client(1), Time(0) + Stage::Datagrams.time()));
+    }
 
     fn flow(n: u32) -> Flow {
         Flow {
@@ -339,7 +367,7 @@ mod tests {
             (0..1000).find_map(|n| table.insert(flow(5000 + n), client(2), true, Time(1)).err()),
             Some(Refusal::Full)
         ));
-        let later = Time(0) + IDLE;
+        let later = Time(0) + Stage::Datagrams.time();
         let entered = (0..1000).filter(|n| {
             matches!(table.insert(flow(9000 + n), client(2), true, later), Ok(Some(_)))
         });

@@ -1,6 +1,6 @@
 //! What is in a table, for people who ask: nothing here marks, learns or forgets anything.
 
-use super::Table;
+use super::{Stage, Table};
 use crate::classify::Flow;
 use crate::time::Time;
 use crate::verdict::{Receiver, ReceiverCode};
@@ -40,6 +40,8 @@ pub(crate) struct FlowSeen {
     pub(crate) receiver: Receiver,
     /// How long ago it was last used; `None` for rules, which do not age.
     pub(crate) idle: Option<core::time::Duration>,
+    /// How far it has come; `None` for rules.
+    pub(crate) stage: Option<Stage>,
 }
 
 impl Table {
@@ -69,7 +71,8 @@ impl Table {
         let seen = self.exact.entries().map(|(flow, receiver, used)| FlowSeen {
             flow: *flow,
             receiver,
-            idle: used.map(|used| now.since(used)),
+            idle: used.map(|(used, _)| now.since(used)),
+            stage: used.map(|(_, stage)| stage),
         });
         seen.take(most).collect()
     }

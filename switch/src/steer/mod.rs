@@ -29,12 +29,13 @@ mod scope;
 mod shared;
 mod sources;
 mod spread;
+mod stage;
 mod supplicant;
 mod transactions;
 
 pub use claimed::{CLAIMED_BYTES, CLAIMED_PROTOCOLS, ClaimedPorts, PROTOCOL_BYTES};
 pub(crate) use exact::FlowIndex;
-pub use exact::{ExactTable, IDLE, Refusal};
+pub use exact::{ExactTable, Refusal};
 pub use fragment::{DatagramKey, Found, FragmentTable};
 pub(crate) use look::{FlowSeen, Look};
 pub(crate) use rules::Held;
@@ -42,6 +43,7 @@ pub use rules::{Rule, RuleRefusal};
 pub use scope::{Prefix, Scope};
 pub use sources::{SHAPES, SOURCE_RULES};
 pub use spread::MEMBERS;
+pub use stage::{Stage, TcpFlags};
 pub(crate) use transactions::{Asked, NotAsked};
 
 use crate::classify::{Address, Flow, Protocol};
@@ -340,8 +342,8 @@ impl Table {
     /// Marks an exact flow as used, as finding it would. To be asked only in the generation in which
     /// it was found.
     #[inline]
-    pub(crate) fn touch(&mut self, flow: FlowIndex, now: Time) {
-        self.exact.touch(flow, now);
+    pub(crate) fn touch(&mut self, flow: FlowIndex, flags: TcpFlags, now: Time) {
+        self.exact.touch(flow, flags, now);
     }
 
     /// Learned and exact flows in the table.

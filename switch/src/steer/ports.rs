@@ -28,8 +28,8 @@ impl PortMap {
         to: Option<Receiver>,
         mut again: impl FnMut(u16),
     ) {
-        let ports = self.ports.iter_mut().zip(0..=u16::MAX);
-        for (place, port) in ports.skip(first.into()).take(count.into()) {
+        let places = self.ports.iter_mut().skip(first.into()).take(count.into());
+        for (place, port) in places.zip(first..=u16::MAX) {
             match *place {
                 ReceiverCode::SOURCES => again(port),
                 _ => *place = ReceiverCode::of(to),

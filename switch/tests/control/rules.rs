@@ -1,9 +1,12 @@
 //! Claims for some remote ends, of protocols and of groups, over the control socket: what is granted acts, is shown and explained.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, until};
 use crate::peer::{Client, Peer, TCP, claim, wish};
 use bytemuck::Zeroable;
 use serde_json::{Value, json};
+use std::io::{ErrorKind, Read, Write};
+use usnet::net::{TcpListener, TcpStream};
+use usnet::{Options, Stack, StackOptions};
 use usnet_shmring::control::{Address, Message, RefusalCode, Rule, features, rule_flags};
 
 const GRE: u8 = 47;
@@ -94,11 +97,53 @@ fn members_of_a_group_are_found_by_flow_and_one_that_dies_is_out() {
     let before = owners();
     assert!(before.contains(&json!("a")) && before.contains(&json!("b")), "{before:?}");
     drop(members.remove(0));
-    crate::daemon::until("the member to be out", || {
-        owners().iter().all(|owner| owner == "b").then_some(())
-    });
+    until("the member to be out", || owners().iter().all(|owner| owner == "b").then_some(()));
     let said = daemon.json(&["explain", "w0", "tcp", "192.0.2.1:5", "10.77.0.1:80"]).to_string();
     assert!(said.contains("by a group"), "{said}");
+}
+
+#[test]
+fn listeners_of_two_stacks_share_the_connections_of_one_port() {
+    let daemon = Daemon::start(
+        "network = \"n\"\n[[interface]]\nname = \"w1\"\nport = \"wire\"\nnetwork = \"n\"\n\
+         addresses = [\"10.77.0.2/24\"]\n[worker]\ncount = 2\n",
+    );
+    let stack = |name: &str, interface: &str| {
+        let (socket, interface) = (daemon.socket(), interface.to_owned());
+        let session = Options { socket, interface, ..Options::named(name) };
+        Stack::attach(StackOptions { session, ..StackOptions::default() }).unwrap()
+    };
+    let (a, b, from) = (stack("a", "w0"), stack("b", "w0"), stack("from", "w1"));
+    let other = stack("other", "w0");
+    let address: std::net::SocketAddr = "10.77.0.1:80".parse().unwrap();
+    let listeners = [&a, &b].map(|stack| TcpListener::bind_spread(stack, address).unwrap());
+    assert_eq!(TcpListener::bind(&other, address).unwrap_err().kind(), ErrorKind::AddrInUse);
+    assert!(TcpListener::bind_spread(&other, "10.77.0.1:0").is_err());
+    let mut streams = Vec::new();
+    for _ in 0..40 {
+        streams.push(TcpStream::connect(&from, address).unwrap());
+    }
+    for listener in &listeners {
+        listener.set_nonblocking(true).unwrap();
+    }
+    let mut accepted = [0, 0];
+    until("all to be accepted", || {
+        for (listener, count) in listeners.iter().zip(&mut accepted) {
+            while let Ok((mut stream, _)) = listener.accept() {
+                stream.set_nonblocking(false).unwrap();
+                stream.write_all(b"hello").unwrap();
+                streams.push(stream);
+                *count += 1;
+            }
+        }
+        (accepted.iter().sum::<i32>() == 40).then_some(())
+    });
+    assert!(accepted.iter().all(|count| *count > 4), "{accepted:?}");
+    for stream in &mut streams[..40] {
+        let mut said = [0; 5];
+        stream.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"hello");
+    }
 }
 
 #[test]

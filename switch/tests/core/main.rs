@@ -31,5 +31,6 @@ mod replaced;
 mod rules;
 mod sleep;
 mod spoofing;
+mod stages;
 mod unfinished;
 mod unmatched;

@@ -317,7 +317,7 @@ pub(crate) fn differences(answer: &Value) -> String {
 }
 
 pub(crate) fn flows(answer: &Value) -> String {
-    let head = ["IFNAME", "PROTOCOL", "REMOTE", "LOCAL", "OWNER", "IDLE-S"];
+    let head = ["IFNAME", "PROTOCOL", "REMOTE", "LOCAL", "OWNER", "STATE", "IDLE-S"];
     let mut table = Table::new(&head);
     for flow in list(answer) {
         table.row(vec![
@@ -326,6 +326,7 @@ pub(crate) fn flows(answer: &Value) -> String {
             cell(&flow["source"]),
             cell(&flow["destination"]),
             owner(&flow["owner"]),
+            cell(&flow["state"]),
             cell(&flow["idle_s"]),
         ]);
     }

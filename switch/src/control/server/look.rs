@@ -7,7 +7,7 @@ use super::{Server, report};
 use crate::classify::{Address, Flow};
 use crate::config::protocol_name;
 use crate::explain::{Carried, Explained, Outcome, Question};
-use crate::steer::FlowSeen;
+use crate::steer::{FlowSeen, Stage};
 use crate::verdict::Receiver;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -76,6 +76,9 @@ struct FlowReport<'a> {
     learned: bool,
     /// Since when no frame of it was seen; nothing for rules.
     idle_s: Option<u64>,
+    /// How far it has come: `opening`, `established`, `closing` of TCP, else `association`, `datagrams`, `echo`;
+    /// nothing for rules.
+    state: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -112,7 +115,9 @@ impl Server {
                 more += all.saturating_sub(seen.len());
                 for flow in seen {
                     let place = known.entry(flow_key(index, &flow.flow)).or_insert(flow);
-                    place.idle = place.idle.min(flow.idle);
+                    if flow.idle < place.idle {
+                        (place.idle, place.stage) = (flow.idle, flow.stage);
+                    }
                 }
             }
         }
@@ -129,6 +134,7 @@ impl Server {
             owner: Owner::of(self, seen.receiver),
             learned: seen.idle.is_some(),
             idle_s: seen.idle.map(|idle| idle.as_secs()),
+            state: seen.stage.map(Stage::name),
         };
         let flows = known.iter().take(wanted).map(report).collect();
         report::to_json(&FlowsReport { flows, left_out })

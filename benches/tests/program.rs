@@ -64,6 +64,17 @@ fn latency_tells_percentiles_in_order() {
 }
 
 #[test]
+fn steer_stands_beside_the_first_of_its_kind() {
+    let report = report(&["steer"]);
+    let names = names(&report);
+    for most in ["1000000 ports", "1000 clients", "1000 local", "60000 remote", "10000 learned"] {
+        assert!(names.iter().any(|name| name.contains(most)), "{most}: {names:?}");
+    }
+    let firsts = report.rows.iter().filter(|row| row.name == row.yardstick);
+    assert_eq!(firsts.count(), 6, "{names:?}");
+}
+
+#[test]
 fn a_plot_is_written_where_it_was_asked_for() {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plot");
     let folder = folder.to_str().expect("a path in Unicode");

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use usnet::{Claim, RefusalCode, RequestError, Session};
+use usnet::{Claim, RefusalCode, RequestError, RuleClaim, Session};
 use usnet_switch::port::netmap::Module;
 
 const TCP: u8 = 6;
@@ -102,6 +102,50 @@ fn a_port_that_a_program_of_the_kernels_uses_is_refused_and_the_program_named() 
             assert_eq!(refusal(&mut session, TCP, port), None, "free again");
         }
         assert_eq!(refusal(&mut session, UDP, 8000), None);
+    });
+}
+
+#[test]
+fn a_port_that_several_claims_share_is_the_kernels_when_the_last_is_given_back() {
+    let name = "a_port_that_several_claims_share_is_the_kernels_when_the_last_is_given_back";
+    isolated(name, || {
+        let _peer = two_hosts();
+        let served = serve("parts", "host_ports = [\"tcp/9022 from 10.9.0.128/25\"]\n");
+        let mut sessions = [served.attach(), served.attach()];
+        let is_held = |port| {
+            let at = format!("10.9.0.1:{port}");
+            let result = try_bind(SocketType::STREAM, &at, PLAINLY);
+            matches!(result, Err(Errno::ADDRINUSE))
+        };
+        let networks = [("10.9.1.0", 24), ("10.9.2.0", 24)];
+        let mut claims = Vec::new();
+        for (session, (network, bits)) in sessions.iter_mut().zip(networks) {
+            let remote = Some((network.parse().unwrap(), bits));
+            let wish = RuleClaim { remote, count: 3, ..RuleClaim::port(TCP, 9000) };
+            claims.push(session.claim_rule(wish).unwrap());
+        }
+        // One that holds more than the others do, beside them.
+        let wide = sessions[0].claim(Claim { count: 8, ..Claim::port(TCP, 8998) }).unwrap();
+        assert!((8998..9006).all(is_held));
+        sessions[0].release_rule(claims[0]).unwrap();
+        assert!((9000..9003).all(is_held), "the others have it still");
+        sessions[0].release(wide).unwrap();
+        assert!((9000..9003).all(is_held) && !is_held(8999) && !is_held(9004));
+        sessions[1].release_rule(claims[1]).unwrap();
+        assert!(!(8998..9006).any(is_held));
+        // A group, of which one member is left.
+        let group = RuleClaim { spread: true, ..RuleClaim::port(TCP, 9000) };
+        for session in &mut sessions {
+            session.claim_rule(group).unwrap();
+        }
+        let [one, mut other] = sessions;
+        one.detach().unwrap();
+        assert!(is_held(9000));
+        // What the kernel keeps for a remote end is held from no program, though a client has it for the rest.
+        other.claim(Claim { count: 4, ..Claim::port(TCP, 9020) }).unwrap();
+        assert!(is_held(9021) && !is_held(9022) && is_held(9023));
+        other.detach().unwrap();
+        assert!(!is_held(9000) && !is_held(9023));
     });
 }
 

@@ -66,12 +66,14 @@ fn a_slot_that_several_hold_is_free_when_the_last_has_given_it_back_or_ended() {
         let each = (0..4).map(move |slot| Op::TakeBack(session, slot));
         each.collect::<Vec<_>>()
     };
-    for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+    let all = [[0, 1, 2], [2, 0, 1], [1, 2, 0]];
+    let (orders, ways) = if cfg!(miri) { (&all[..1], 2) } else { (&all[..], 8) };
+    for &order in orders {
         // After each of them: gives it back, gives it back twice, ends.
-        for kinds in 0..8u8 {
+        for kinds in 0..ways {
             let mut ops = SHARED.to_vec();
             for (turn, session) in order.into_iter().enumerate() {
-                if kinds >> turn & 1 == 1 {
+                if kinds >> turn & 1_u8 == 1 {
                     ops.push(Op::End(session));
                 } else {
                     ops.extend(back(session));

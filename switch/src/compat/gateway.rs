@@ -279,7 +279,10 @@ impl Gateway {
                 if !program.held.contains(&wish) {
                     return Err("it has no such match");
                 }
-                program.pass(Word::Release(wish), Waits::Release(wish))
+                program.pass(Word::Release(wish), Waits::Release(wish))?;
+                // Its helper does one thing after the other: what is asked next comes after that.
+                program.held.retain(|held| *held != wish);
+                Ok(())
             }),
             (Request::AddMatch(_) | Request::RemoveMatch(_) | Request::DeleteClient, None) => {
                 Err("nothing is attached from this path")

@@ -386,8 +386,9 @@ fn check_interface(
         let allowed = "is of frames in netmap's memory, so only with port \"netmap\"";
         problems.add(format_args!("{key}.cut_through"), "false", allowed);
     }
-    if *port != Backend::Netmap && !is_auto && !*zero_copy_transmit {
-        let allowed = "is of slots in a card's rings, so only with port \"netmap\"";
+    let sends_in_place = matches!(port, Backend::Netmap | Backend::AfXdp) || is_auto;
+    if !sends_in_place && !*zero_copy_transmit {
+        let allowed = "is of slots in a card's rings, so only with port \"netmap\" or \"af_xdp\"";
         problems.add(format_args!("{key}.zero_copy_transmit"), "false", allowed);
     }
     // Where another back end serves there is no firewall.

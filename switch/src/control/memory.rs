@@ -217,8 +217,20 @@ impl Memory {
     /// # Errors
     /// [`MemoryError`]
     pub fn new(config: &config::Memory, workers: usize) -> Result<(Self, Vec<Pool>), MemoryError> {
+        Self::with_groups(config, workers, &[])
+    }
+
+    /// The same with the segments of `groups` before the ports' slots, for drivers that send from both.
+    ///
+    /// # Errors
+    /// [`MemoryError`]
+    pub fn with_groups(
+        config: &config::Memory,
+        workers: usize,
+        groups: &[&str],
+    ) -> Result<(Self, Vec<Pool>), MemoryError> {
         let arena = Arena::reserve(config.arena_slots, config.slot_size)?;
-        Self::in_arena(arena, config, workers, &[])
+        Self::in_arena(arena, config, workers, groups)
     }
 
     /// The same with a segment before the ports' slots that no client ever maps, for what the kernel

@@ -383,7 +383,7 @@ pub fn open(
     match interface.port {
         Backend::Auto => auto::open(interface, workers, cards),
         Backend::AfPacket => open_af_packet(interface, workers),
-        Backend::AfXdp => xdp::open(interface, workers, cards.slots_to_keep()),
+        Backend::AfXdp => xdp::open(interface, workers, cards.slots_to_keep(), cards.groups()),
         Backend::Macvtap => macvtap::open(interface, workers, slot_size(cards)),
         Backend::Tap => open_tap(interface, workers, slot_size(cards)),
         Backend::Wire => open_wire(interface, wires),

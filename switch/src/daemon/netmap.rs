@@ -12,6 +12,7 @@
 //!   refuse what a card would still have to finish.
 
 use super::interface::{Kept, OpenError, Opened, Queue, boxed, net_error, opened};
+use super::xdp;
 use crate::config::{Backend, Config, HostEndpoint, Interface};
 use crate::control::memory::{Memory, MemoryError};
 use crate::net::offload::Offload;
@@ -36,6 +37,8 @@ pub struct Cards {
     why_no_groups: Option<&'static str>,
     /// The ports' segment of the daemon's memory.
     slots: Option<Arc<Segment>>,
+    /// Of trust groups, side by side before it.
+    groups: Vec<Arc<Segment>>,
     /// Interfaces that have XDP sockets, or may have, which keep slots of it: how many there were when the
     /// daemon began, and how many have come since.
     keepers: u32,
@@ -53,6 +56,7 @@ impl Cards {
             why_none: "",
             why_no_groups,
             slots: None,
+            groups: Vec::new(),
             keepers: 1,
             keepers_since: 0,
         }
@@ -73,6 +77,11 @@ impl Cards {
     pub(super) fn slots_to_keep(&self) -> Option<(&Arc<Segment>, u32)> {
         let share = |all: u32| (all / self.keepers.max(1)) >> self.keepers_since.min(31);
         self.slots().map(|segment| (segment, share(segment.count())))
+    }
+
+    /// Segments of trust groups from which a driver may send as well.
+    pub(super) fn groups(&self) -> &[Arc<Segment>] {
+        &self.groups
     }
 
     /// So many interfaces that may keep slots are there that were not when the daemon began: each got half of
@@ -103,9 +112,11 @@ impl Cards {
             .map(|(_, name)| name)
             .collect();
         if cards.is_empty() {
-            let (memory, pools) = Memory::new(&config.memory, workers)?;
+            let groups = groups_of(config, xdp::sends_from_several_slots);
+            let (memory, pools) = Memory::with_groups(&config.memory, workers, &groups)?;
             let why_none = "no interface could use the daemon's memory when it began";
             let slots = Some(Arc::clone(memory.port()));
+            let groups = memory.lasting_groups();
             let why_no_groups = None;
             return Ok((
                 memory,
@@ -116,12 +127,16 @@ impl Cards {
                     why_none,
                     why_no_groups,
                     slots,
+                    groups,
                     keepers,
                     keepers_since: 0,
                 },
             ));
         }
-        let groups = groups_for_cards(config, kernel.as_ref());
+        let groups = groups_of(config, |interface| {
+            sends_from_several_slots(interface, kernel.as_ref())
+                || xdp::sends_from_several_slots(interface)
+        });
         let mut why_no_groups = None;
         let (memory, pools, bank) = match give(config, kernel.as_ref(), &cards, &groups) {
             Ok((memory, pools, Ok(bank))) => (memory, pools, Ok(bank)),
@@ -152,8 +167,9 @@ impl Cards {
             }
         };
         let slots = Some(Arc::clone(memory.port()));
-        let keepers_since = 0;
-        let cards = Self { kernel, bank, why_none, why_no_groups, slots, keepers, keepers_since };
+        let (groups, keepers_since) = (memory.lasting_groups(), 0);
+        let cards =
+            Self { kernel, bank, why_none, why_no_groups, slots, groups, keepers, keepers_since };
         Ok((memory, pools, cards))
     }
 
@@ -312,19 +328,10 @@ fn give(
     Ok((memory, pools, bank))
 }
 
-/// The trust groups of whose slots a card may be sent frames: those with a policy for an interface whose
-/// driver can do that.
-fn groups_for_cards<'a>(config: &'a Config, kernel: &dyn Kernel) -> Vec<&'a str> {
+/// The trust groups of whose slots a card may send: those with a policy for an interface whose driver `can`.
+fn groups_of(config: &Config, can: impl Fn(&Interface) -> bool) -> Vec<&str> {
     let mut groups: Vec<&str> = Vec::new();
-    for interface in config.interfaces.iter().filter(|i| i.zero_copy_transmit) {
-        let behind = interface.behind.as_ref().map(|b| (b.port, b.interface.as_str()));
-        let ends = [(interface.port, interface.name.as_str())].into_iter().chain(behind);
-        let can = |(port, name): (Backend, &str)| {
-            port == Backend::Netmap && kernel.sends_from_several_slots(name).is_ok()
-        };
-        if !ends.into_iter().any(can) {
-            continue;
-        }
+    for interface in config.interfaces.iter().filter(|i| i.zero_copy_transmit && can(i)) {
         let policies = config.policies.iter().filter(|policy| policy.covers(&interface.name));
         for group in policies.filter_map(|policy| policy.group.as_deref()) {
             if !groups.contains(&group) {
@@ -333,6 +340,15 @@ fn groups_for_cards<'a>(config: &'a Config, kernel: &dyn Kernel) -> Vec<&'a str>
         }
     }
     groups
+}
+
+/// Whether netmap's driver of a card of the interface takes frames in several slots.
+fn sends_from_several_slots(interface: &Interface, kernel: &dyn Kernel) -> bool {
+    let behind = interface.behind.as_ref().map(|b| (b.port, b.interface.as_str()));
+    let mut ends = [(interface.port, interface.name.as_str())].into_iter().chain(behind);
+    ends.any(|(port, name)| {
+        port == Backend::Netmap && kernel.sends_from_several_slots(name).is_ok()
+    })
 }
 
 fn port_error(name: &str, source: io::Error) -> OpenError {

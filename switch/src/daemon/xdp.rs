@@ -18,10 +18,10 @@
 use super::interface::{
     Kept, OpenError, Opened, Queue, net_error, open_host, open_sockets, opened, shared_link,
 };
-use crate::config::{HostEndpoint, Interface, Ring, Take};
-use crate::net::Channels;
+use crate::config::{Backend, HostEndpoint, Interface, Ring, Take};
 use crate::net::guard::Pass;
 use crate::net::offload::Offload;
+use crate::net::{Channels, Netlink, XdpFeatures};
 use crate::port::Port;
 use crate::port::af_xdp::{AfXdp, AfXdpSpec, KernelPorts};
 use std::io;
@@ -43,6 +43,7 @@ pub(super) fn open(
     interface: &Interface,
     workers: usize,
     slots: Option<(&Arc<Segment>, u32)>,
+    groups: &[Arc<Segment>],
 ) -> Result<Opened, OpenError> {
     let Some((segment, share)) = slots else {
         return Err(OpenError::Unsuitable {
@@ -100,7 +101,7 @@ pub(super) fn open(
         generic: false,
         copy: false,
         busy_poll: interface.busy_poll,
-        groups: Vec::new(),
+        groups: if sends_from_several_slots(interface) { groups.to_vec() } else { Vec::new() },
         as_zero_copy: false,
     };
     let mut wires =
@@ -119,6 +120,17 @@ pub(super) fn open(
     let queues = Queue::pair(wires, host);
     let opened = opened(interface, link.mac, mtu, addresses, queues, passes);
     Ok(Opened { kept, ..opened })
+}
+
+/// Whether the interface's driver uses the slots of XDP sockets itself, takes frames of several pieces, and may: then
+/// the rest of what clients of a trust group send leaves from their own slots.
+pub(super) fn sends_from_several_slots(interface: &Interface) -> bool {
+    if !interface.zero_copy_transmit || !matches!(interface.port, Backend::AfXdp | Backend::Auto) {
+        return false;
+    }
+    let link = Netlink::open().and_then(|mut netlink| netlink.link(&interface.name));
+    let features = link.and_then(|link| XdpFeatures::of(link.index)).ok().flatten();
+    features.is_some_and(|features| features.zero_copy && features.pieces > 1)
 }
 
 /// How many queues the interface receives by: those that it has, or one for each worker where it can be

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --locked --release -p usnet-switch --bins
+cargo build --locked --release --bin usnetd --bin usnetctl
 programs="${CARGO_TARGET_DIR:-target}/release"
 # Where the table [package.metadata.deb] in switch/Cargo.toml looks for them.
 made="$programs/packaging"

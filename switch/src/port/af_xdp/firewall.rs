@@ -15,9 +15,9 @@
 
 use super::asm::{Assembler, Helper, If, Label, Op, Reg, Size};
 use super::program::{
-    AUTHENTICATION, CONTEXT, END, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EXTENSIONS,
-    FRAGMENT_WORD, HERE, ICMP, ICMPV6, PLAIN_IPV4, PROTOCOL_STEP, SCRATCH, Shares, any_of, context,
-    echo_request, halves, need, octets,
+    AUTHENTICATION, CONTEXT, END, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EXTENSIONS, HERE,
+    ICMP, ICMPV6, PLAIN_IPV4, PROTOCOL_STEP, SCRATCH, Shares, any_of, context, echo_request,
+    halves, need, need_whole_ipv4, octets,
 };
 use super::watch::{clear_key, key, look_up};
 use crate::classify::Protocol;
@@ -93,12 +93,7 @@ pub(super) fn guard(
     let (v4, v6): (Vec<_>, Vec<_>) = shares.addresses.iter().partition(|a| a.is_ipv4());
     a.jump_if(ETHERTYPE, If::Equal, ETHERTYPE_IPV6, ipv6);
     a.jump_if(ETHERTYPE, If::NotEqual, ETHERTYPE_IPV4, take);
-    a.load(Size::Byte, SCRATCH, HERE, 0);
-    a.jump_if(SCRATCH, If::NotEqual, PLAIN_IPV4, take);
-    a.load(Size::Half, SCRATCH, HERE, 6);
-    a.from_big_endian16(SCRATCH);
-    a.alu(Op::And, SCRATCH, FRAGMENT_WORD);
-    a.jump_if(SCRATCH, If::NotEqual, 0, take);
+    need_whole_ipv4(a, take);
     for (from, to) in [(16, key::LOCAL), (12, key::REMOTE)] {
         a.load(Size::Word, SCRATCH, HERE, from);
         a.store(Size::Word, Reg::R10, to, SCRATCH);

@@ -154,12 +154,7 @@ fn sort(a: &mut Assembler, passing: &[Pass], other: Label, pass: Label) {
     }
     if has(Pass::Dhcp) {
         need(a, 24, other);
-        a.load(Size::Byte, SCRATCH, HERE, 0);
-        a.jump_if(SCRATCH, If::NotEqual, PLAIN_IPV4, other);
-        a.load(Size::Half, SCRATCH, HERE, 6);
-        a.from_big_endian16(SCRATCH);
-        a.alu(Op::And, SCRATCH, FRAGMENT_WORD);
-        a.jump_if(SCRATCH, If::NotEqual, 0, other);
+        need_whole_ipv4(a, other);
         a.load(Size::Byte, SCRATCH, HERE, 9);
         a.jump_if(SCRATCH, If::NotEqual, i32::from(Protocol::UDP.0), other);
         a.load(Size::Half, SCRATCH, HERE, 22);
@@ -202,7 +197,18 @@ pub(super) const ICMP: i32 = 1;
 /// The first byte of an IPv4 header without options.
 pub(super) const PLAIN_IPV4: i32 = 0x45;
 /// Everything of an IPv4 header's fragment word but "do not fragment".
-pub(super) const FRAGMENT_WORD: i32 = 0xbfff;
+const FRAGMENT_WORD: i32 = 0xbfff;
+
+/// Goes on with an IPv4 packet without options that is no piece, at [`HERE`]; others are for `otherwise`. 8 bytes of it
+/// must be there.
+pub(super) fn need_whole_ipv4(a: &mut Assembler, otherwise: Label) {
+    a.load(Size::Byte, SCRATCH, HERE, 0);
+    a.jump_if(SCRATCH, If::NotEqual, PLAIN_IPV4, otherwise);
+    a.load(Size::Half, SCRATCH, HERE, 6);
+    a.from_big_endian16(SCRATCH);
+    a.alu(Op::And, SCRATCH, FRAGMENT_WORD);
+    a.jump_if(SCRATCH, If::NotEqual, 0, otherwise);
+}
 
 /// Next headers of IPv6 behind which others follow.
 pub(super) const EXTENSIONS: [i32; 8] = [0, 43, 44, AUTHENTICATION, 60, 135, 139, 140];
@@ -243,12 +249,7 @@ fn share(a: &mut Assembler, shares: &Shares, take: Label, pass: Label) {
         a.jump(take);
     } else {
         a.jump_if(ETHERTYPE, If::NotEqual, ETHERTYPE_IPV4, take);
-        a.load(Size::Byte, SCRATCH, HERE, 0);
-        a.jump_if(SCRATCH, If::NotEqual, PLAIN_IPV4, take);
-        a.load(Size::Half, SCRATCH, HERE, 6);
-        a.from_big_endian16(SCRATCH);
-        a.alu(Op::And, SCRATCH, FRAGMENT_WORD);
-        a.jump_if(SCRATCH, If::NotEqual, 0, take);
+        need_whole_ipv4(a, take);
         any_of(a, 16, v4.into_iter().map(octets), take);
         a.load(Size::Byte, PROTOCOL, HERE, 9);
         a.alu(Op::Add, HERE, 20);

@@ -101,7 +101,11 @@ pub(super) fn open(
         generic: false,
         copy: false,
         busy_poll: interface.busy_poll,
-        groups: if sends_from_several_slots(interface) { groups.to_vec() } else { Vec::new() },
+        groups: if !groups.is_empty() && sends_from_several_slots(interface) {
+            groups.to_vec()
+        } else {
+            Vec::new()
+        },
         as_zero_copy: false,
     };
     let mut wires =

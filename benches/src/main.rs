@@ -32,7 +32,9 @@ fn run(args: &Args) -> Result<(), String> {
             let layout = if *processes { Layout::TwoProcesses } else { Layout::OneProcess };
             ("switch", common, look(), cli::switch::run(common.plan(), layout)?)
         }
-        Command::Steer(common) => ("steer", common, look(), cli::steer::run(common.plan())?),
+        Command::Steer { only, common } => {
+            ("steer", common, look(), cli::steer::run(common.plan(), only)?)
+        }
         Command::Latency(common) => ("latency", common, look(), cli::latency::run(common.plan())?),
         Command::Workers(common) => ("workers", common, look(), cli::workers::run(common.plan())?),
         Command::Tcp { only, common } => {

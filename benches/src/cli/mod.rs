@@ -36,7 +36,13 @@ pub(crate) enum Command {
     /// Round trips of 64 bytes between two clients, through a switch that polls.
     Latency(Common),
     /// Who receives a flow, by number and kind of rules, clients and flows; each beside one of its kind.
-    Steer(Common),
+    Steer {
+        /// Measure only kinds that have this text in their name.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        only: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// One worker and two, 64 and 1,500 bytes: each on a processor of its own with its clients' side.
     Workers(Common),
     /// TCP goodput of clients, through packet and XDP sockets, a macvtap and a TAP device, beside the kernel's own

@@ -83,6 +83,20 @@ impl Address {
         if u128::from_be_bytes(self.0) >> 32 == 0xffff { Some([a, b, c, d]) } else { None }
     }
 
+    /// The same in words, one for one.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "halves")]
+    pub(crate) const fn words(self) -> [u64; 2] {
+        let all = u128::from_ne_bytes(self.0);
+        [all as u64, (all >> 64) as u64]
+    }
+
+    /// What [`words`](Self::words) were made of.
+    #[inline(always)]
+    pub(crate) const fn from_words([a, b]: [u64; 2]) -> Self {
+        Self((a as u128 | (b as u128) << 64).to_ne_bytes())
+    }
+
     /// As the standard library's type.
     #[must_use]
     pub fn to_ip(self) -> IpAddr {
@@ -141,6 +155,31 @@ impl Flow {
             source_port: self.destination_port,
             destination_port: self.source_port,
             ports_known: self.ports_known,
+        }
+    }
+
+    /// The same in words, one for one: what tables are keyed by.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> [u64; 5] {
+        let [a, b] = self.source.words();
+        let [c, d] = self.destination.words();
+        let rest = self.source_port as u64
+            | (self.destination_port as u64) << 16
+            | (self.protocol.0 as u64) << 32
+            | (self.ports_known as u64) << 40;
+        [a, b, c, d, rest]
+    }
+
+    /// What [`words`](Self::words) were made of.
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a word")]
+    pub(crate) const fn from_words([a, b, c, d, rest]: [u64; 5]) -> Self {
+        Self {
+            source: Address::from_words([a, b]),
+            destination: Address::from_words([c, d]),
+            protocol: Protocol((rest >> 32) as u8),
+            source_port: rest as u16,
+            destination_port: (rest >> 16) as u16,
+            ports_known: rest >> 40 & 1 != 0,
         }
     }
 }

@@ -20,7 +20,7 @@ use super::groups::Member;
 use super::roll::Shared;
 use super::supplicant::Supplicant;
 use super::transactions::Transaction;
-use crate::classify::{Address, Flow};
+use crate::classify::Flow;
 use crate::verdict::{Receiver, ReceiverCode};
 use core::hash::{BuildHasher, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -83,16 +83,6 @@ impl State {
 
 /// One flow, in words.
 type Words = [u64; WORDS];
-
-fn words(flow: &Flow) -> Words {
-    let halves = |address: Address| bytemuck::cast::<[u8; 16], [u64; 2]>(address.0);
-    let ([a, b], [c, d]) = (halves(flow.source), halves(flow.destination));
-    let rest = u64::from(flow.source_port)
-        | u64::from(flow.destination_port) << 16
-        | u64::from(flow.protocol.0) << 32
-        | u64::from(flow.ports_known) << 40;
-    [a, b, c, d, rest]
-}
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -212,7 +202,7 @@ impl Book {
     /// Who receives this flow, if that was learned up to `generation`.
     #[must_use]
     pub fn get(&self, flow: &Flow, generation: u64) -> Option<Receiver> {
-        let words = words(flow);
+        let words = flow.words();
         let state = self.places(&words).find_map(|entry| entry.read(&words))?;
         is_up_to(state.generation(), generation).then(|| state.receiver().receiver()).flatten()
     }
@@ -228,7 +218,7 @@ impl Book {
         receiver: Receiver,
         worker: WorkerId,
     ) -> Result<(), NotEntered> {
-        let words = words(flow);
+        let words = flow.words();
         let code = ReceiverCode::of(Some(receiver));
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free = None;
@@ -258,7 +248,7 @@ impl Book {
 
     /// `worker` has given a flow of `receiver` up.
     pub fn give_up(&self, flow: &Flow, receiver: Receiver, worker: WorkerId) {
-        let words = words(flow);
+        let words = flow.words();
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in self.places(&words) {
             let state = entry.state();
@@ -302,7 +292,7 @@ const fn is_up_to(of: u32, up_to: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classify::Protocol;
+    use crate::classify::{Address, Protocol};
     use std::sync::Arc;
     use usnet_shmring::ledger::SessionId;
 

@@ -1,74 +1,77 @@
 //! The table of exact flows: rules for one remote end, and flows learned from what clients send.
 //!
-//! ```text
-//!   hash(seed, flow) -> bucket A | bucket B = A ^ hash(tag)      4 entries each
-//! ```
-//!
-//! - Fixed size, made once. A lookup compares at most eight entries, whatever the table holds.
+//! - Fixed size, made once. A lookup costs two cache lines, whatever the table holds ([`LineTable`]).
 //! - The hash is seeded, so a remote peer cannot choose colliding flows. A full pair of buckets
 //!   gives up its oldest learned entry, if that one is idle; rules are never given up.
 
+use super::lines::{LineIndex, LineTable, Value};
 use super::stage::{Stage, TcpFlags};
 use crate::classify::Flow;
 use crate::time::Time;
 use crate::verdict::{Receiver, ReceiverCode};
-use core::hash::{BuildHasher, Hasher};
-use foldhash::fast::FixedState;
 
-const WAYS: usize = 4;
-
+/// What is known of a flow, in words: when it was last used, and receiver (16 bits) | stage (8) | whether it is a
+/// rule, which does not age (1).
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    flow: Flow,
     receiver: ReceiverCode,
-    tag: u16,
     stage: Stage,
-    /// `None` for rules, which do not age.
+    /// `None` for rules.
     used: Option<Time>,
+}
+
+impl Entry {
+    #[inline(always)]
+    fn to_words(self) -> Value {
+        let is_rule = self.used.is_none();
+        let rest = u64::from(self.receiver.bits())
+            | u64::from(self.stage as u8) << 16
+            | u64::from(is_rule) << 24;
+        [self.used.unwrap_or_default().0, rest]
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a word")]
+    fn of([used, rest]: Value) -> Self {
+        Self {
+            receiver: ReceiverCode::from_bits(rest as u16),
+            stage: Stage::from_bits((rest >> 16) as u8),
+            used: (rest >> 24 & 1 == 0).then_some(Time(used)),
+        }
+    }
+
+    /// Whether it may be given up for another.
+    fn idle_since(&self, now: Time) -> Option<Time> {
+        self.used.filter(|used| now.since(*used) >= self.stage.time())
+    }
 }
 
 /// Where an entry lies; true until the table changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FlowIndex(u32);
+pub(crate) struct FlowIndex(LineIndex);
 
 /// Why a flow was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Another receiver has this very flow.
     Taken(Receiver),
-    /// Both buckets are full of entries that are in use.
+    /// There is no room, and what could make some is in use.
     Full,
 }
 
 /// The table.
+#[derive(Debug)]
 pub struct ExactTable {
-    buckets: Box<[[Option<Entry>; WAYS]]>,
-    state: FixedState,
-    len: usize,
+    flows: LineTable,
     /// Grows with every flow that comes or goes.
     changes: u64,
 }
 
-impl core::fmt::Debug for ExactTable {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("ExactTable")
-            .field("len", &self.len)
-            .field("capacity", &self.capacity())
-            .finish()
-    }
-}
-
 impl ExactTable {
-    /// Room for at least `flows` flows, rounded up to a power of two.
+    /// Room for at least `flows` flows.
     #[must_use]
     pub fn new(flows: usize, seed: u64) -> Self {
-        let buckets = flows.div_ceil(WAYS).next_power_of_two().max(2);
-        Self {
-            buckets: vec![[None; WAYS]; buckets].into_boxed_slice(),
-            state: FixedState::with_seed(seed),
-            len: 0,
-            changes: 0,
-        }
+        Self { flows: LineTable::new(flows, seed), changes: 0 }
     }
 
     /// How many flows came and went.
@@ -79,44 +82,24 @@ impl ExactTable {
     /// Flows in the table.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.flows.len()
     }
 
     /// All of them.
-    pub(super) fn flows(&self) -> impl Iterator<Item = &Flow> + '_ {
-        self.buckets.iter().flatten().flatten().map(|entry| &entry.flow)
+    pub(super) fn flows(&self) -> impl Iterator<Item = Flow> + '_ {
+        self.flows.iter().map(|(key, _)| Flow::from_words(key))
     }
 
     /// Whether there are none; then a lookup costs one comparison.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Flows that fit.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.buckets.len() * WAYS
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
-    fn place(&self, flow: &Flow) -> ([usize; 2], u16) {
-        let mut hasher = self.state.build_hasher();
-        hasher.write_u128(u128::from_ne_bytes(flow.source.0));
-        hasher.write_u128(u128::from_ne_bytes(flow.destination.0));
-        hasher.write_u64(
-            u64::from(flow.source_port)
-                | u64::from(flow.destination_port) << 16
-                | u64::from(flow.protocol.0) << 32
-                | u64::from(flow.ports_known) << 40,
-        );
-        let hash = hasher.finish();
-        let tag = (hash >> 48) as u16;
-        let mask = self.buckets.len() - 1;
-        let first = hash as usize & mask;
-        // An odd multiple of the tag: the second bucket differs, and either leads to the other.
-        let second = (first ^ ((usize::from(tag) | 1).wrapping_mul(0x5bd1_e995))) & mask;
-        ([first, second], tag)
+        self.flows.capacity()
     }
 
     /// Who receives this flow. Marks a learned flow as used now.
@@ -128,55 +111,56 @@ impl ExactTable {
     /// Who receives this flow, and where its entry is. Marks a learned flow as used now.
     #[inline]
     pub(crate) fn find(&mut self, flow: &Flow, now: Time) -> Option<(Receiver, FlowIndex)> {
-        if self.len == 0 {
+        if self.is_empty() {
             return None;
         }
-        let (buckets, tag) = self.place(flow);
-        for bucket in buckets {
-            for (way, place) in self.buckets.get_mut(bucket)?.iter_mut().enumerate() {
-                if let Some(entry) = place
-                    && entry.tag == tag
-                    && entry.flow == *flow
-                {
-                    if let Some(used) = &mut entry.used {
-                        *used = now;
-                    }
-                    let index = u32::try_from(bucket * WAYS + way).ok()?;
-                    return Some((entry.receiver.receiver()?, FlowIndex(index)));
-                }
-            }
+        let at = self.flows.find(&flow.words())?;
+        let receiver = self.mark(at, now)?.receiver.receiver()?;
+        Some((receiver, FlowIndex(at)))
+    }
+
+    /// Marks a learned flow as used now. What was known of it.
+    #[inline(always)]
+    fn mark(&mut self, at: LineIndex, now: Time) -> Option<Entry> {
+        let [used, rest] = self.flows.value_mut(at)? else { return None };
+        let entry = Entry::of([*used, *rest]);
+        if entry.used.is_some() {
+            *used = now.0;
         }
-        None
+        Some(entry)
+    }
+
+    fn entry(&self, flow: &Flow) -> Option<Entry> {
+        let (_, value) = self.flows.get(self.flows.find(&flow.words())?)?;
+        Some(Entry::of(value))
     }
 
     /// Who receives this flow, and when it was last used if it was learned; the entry stays as it is.
     pub(super) fn peek(&self, flow: &Flow) -> Option<(Receiver, Option<Time>)> {
-        let (buckets, _) = self.place(flow);
-        let places = buckets.into_iter().filter_map(|bucket| self.buckets.get(bucket)).flatten();
-        let entry = places.flatten().find(|entry| entry.flow == *flow)?;
+        let entry = self.entry(flow)?;
         Some((entry.receiver.receiver()?, entry.used))
     }
 
     /// All of them, whose they are, and when they were last used if they were learned.
     pub(super) fn entries(
         &self,
-    ) -> impl Iterator<Item = (&Flow, Receiver, Option<(Time, Stage)>)> + '_ {
-        let entries = self.buckets.iter().flatten().flatten();
-        entries.filter_map(|entry| {
+    ) -> impl Iterator<Item = (Flow, Receiver, Option<(Time, Stage)>)> + '_ {
+        self.flows.iter().filter_map(|(key, value)| {
+            let entry = Entry::of(value);
             let used = entry.used.map(|used| (used, entry.stage));
-            Some((&entry.flow, entry.receiver.receiver()?, used))
+            Some((Flow::from_words(key), entry.receiver.receiver()?, used))
         })
     }
 
     /// Marks a learned flow as used now, as finding it would, by a frame with these flags.
     #[inline]
-    pub(crate) fn touch(&mut self, FlowIndex(index): FlowIndex, flags: TcpFlags, now: Time) {
-        let (bucket, way) = (index as usize / WAYS, index as usize % WAYS);
-        if let Some(Some(entry)) = self.buckets.get_mut(bucket).and_then(|b| b.get_mut(way))
-            && let Some(used) = &mut entry.used
-        {
-            *used = now;
-            entry.stage = entry.stage.after(flags);
+    pub(crate) fn touch(&mut self, FlowIndex(at): FlowIndex, flags: TcpFlags, now: Time) {
+        if let Some([used, rest]) = self.flows.value_mut(at) {
+            let entry = Entry::of([*used, *rest]);
+            if entry.used.is_some() {
+                let stage = entry.stage.after(flags);
+                [*used, *rest] = Entry { stage, used: Some(now), ..entry }.to_words();
+            }
         }
     }
 
@@ -193,100 +177,64 @@ impl ExactTable {
         learned: bool,
         now: Time,
     ) -> Result<Option<(Flow, Receiver)>, Refusal> {
-        if let Some(present) = self.get(&flow, now) {
-            if present != receiver {
-                return Err(Refusal::Taken(present));
-            }
-            if !learned {
-                self.make_rule(&flow);
+        let key = flow.words();
+        let code = ReceiverCode::of(Some(receiver));
+        let used = learned.then_some(now);
+        if let Some(at) = self.flows.find(&key)
+            && let Some(present) = self.mark(at, now)
+        {
+            match present.receiver.receiver() {
+                Some(other) if other != receiver => return Err(Refusal::Taken(other)),
+                _ if learned => {}
+                _ => {
+                    if let Some(value) = self.flows.value_mut(at) {
+                        value.copy_from_slice(&Entry { used: None, ..present }.to_words());
+                    }
+                }
             }
             return Ok(None);
         }
-        let (buckets, tag) = self.place(&flow);
-        let entry = Entry {
-            flow,
-            receiver: ReceiverCode::of(Some(receiver)),
-            tag,
-            stage: Stage::first(&flow),
-            used: learned.then_some(now),
-        };
-        let mut oldest: Option<(Time, usize, usize)> = None;
-        for bucket in buckets {
-            for (way, place) in self.buckets.get_mut(bucket).into_iter().flatten().enumerate() {
-                match place {
-                    None => {
-                        *place = Some(entry);
-                        self.len += 1;
-                        self.changes += 1;
-                        return Ok(None);
-                    }
-                    Some(Entry { used: Some(used), stage, .. })
-                        if now.since(*used) >= stage.time()
-                            && oldest.is_none_or(|(t, ..)| *used < t) =>
-                    {
-                        oldest = Some((*used, bucket, way));
-                    }
-                    Some(_) => {}
-                }
-            }
+        let value = Entry { receiver: code, stage: Stage::first(&flow), used }.to_words();
+        if self.flows.insert(&key, value).is_ok() {
+            self.changes += 1;
+            return Ok(None);
         }
-        let (_, bucket, way) = oldest.ok_or(Refusal::Full)?;
-        let place =
-            self.buckets.get_mut(bucket).and_then(|b| b.get_mut(way)).ok_or(Refusal::Full)?;
+        let near = self.flows.near(&key).filter_map(|at| self.flows.get(at));
+        let idle = near.filter_map(|(key, value)| Some((Entry::of(value).idle_since(now)?, key)));
+        let (_, oldest) = idle.min_by_key(|(used, _)| *used).ok_or(Refusal::Full)?;
         self.changes += 1;
-        Ok(place.replace(entry).and_then(|e| Some((e.flow, e.receiver.receiver()?))))
-    }
-
-    /// A flow that was learned does not age any more.
-    fn make_rule(&mut self, flow: &Flow) {
-        let (buckets, _) = self.place(flow);
-        for bucket in buckets {
-            for entry in self.buckets.get_mut(bucket).into_iter().flatten().flatten() {
-                if entry.flow == *flow {
-                    entry.used = None;
-                }
-            }
-        }
+        let given_up = self.flows.remove(&oldest).map(Entry::of);
+        self.flows.insert(&key, value).map_err(|_| Refusal::Full)?;
+        Ok(given_up.and_then(|e| Some((Flow::from_words(oldest), e.receiver.receiver()?))))
     }
 
     /// Gives a learned flow of `receiver` up if it is idle. Returns whether the receiver does not
     /// have it as a learned flow now, perhaps since long.
     pub fn retire(&mut self, flow: &Flow, receiver: Receiver, now: Time) -> bool {
-        let (buckets, _) = self.place(flow);
-        for bucket in buckets {
-            for place in self.buckets.get_mut(bucket).into_iter().flatten() {
-                let Some(entry) = place else { continue };
-                if entry.flow != *flow || entry.receiver != ReceiverCode::of(Some(receiver)) {
-                    continue;
+        match self.entry(flow) {
+            Some(entry)
+                if entry.receiver == ReceiverCode::of(Some(receiver)) && entry.used.is_some() =>
+            {
+                let is_idle = entry.idle_since(now).is_some();
+                if is_idle && self.flows.remove(&flow.words()).is_some() {
+                    self.changes += 1;
                 }
-                let Some(used) = entry.used else { return true };
-                if now.since(used) < entry.stage.time() {
-                    return false;
-                }
-                *place = None;
-                self.len -= 1;
-                self.changes += 1;
-                return true;
+                is_idle
             }
+            _ => true,
         }
-        true
     }
 
     /// Removes every flow of `receiver` and returns how many there were.
     pub fn forget(&mut self, receiver: Receiver) -> usize {
-        if self.len == 0 {
+        if self.is_empty() {
             return 0;
         }
         let gone = ReceiverCode::of(Some(receiver));
-        let before = self.len;
-        for place in self.buckets.iter_mut().flatten() {
-            if place.is_some_and(|e| e.receiver == gone) {
-                *place = None;
-                self.len -= 1;
-            }
-        }
+        let before = self.len();
+        self.flows.retain(|value| Entry::of(value).receiver != gone);
         self.changes += 1;
-        before - self.len
+        before - self.len()
     }
 }
 

@@ -69,7 +69,7 @@ impl Table {
     /// At most `most` of the flows in the table, in no order.
     pub(crate) fn flows_seen(&self, most: usize, now: Time) -> Vec<FlowSeen> {
         let seen = self.exact.entries().map(|(flow, receiver, used)| FlowSeen {
-            flow: *flow,
+            flow,
             receiver,
             idle: used.map(|(used, _)| now.since(used)),
             stage: used.map(|(_, stage)| stage),

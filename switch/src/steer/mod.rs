@@ -20,6 +20,7 @@ mod claimed;
 mod exact;
 mod fragment;
 mod groups;
+mod lines;
 mod locals;
 mod look;
 mod ports;

@@ -7,21 +7,22 @@
 //! ```
 //!
 //! - A shape is a priority, a length of prefix, and whether a remote port is named. A table has at most
-//!   [`SHAPES`], so a look costs at most so many probes and one, each of at most eight entries.
+//!   [`SHAPES`], so a look costs at most so many probes and one, each of two cache lines.
 //! - At most [`SOURCE_RULES`] rules, a rule for each port; what does not fit is refused.
 //! - Seeded; a remote end cannot choose addresses that collide.
 
+pub(super) use super::lines::Full;
+use super::lines::{self, LineTable};
 use super::scope::{Prefix, Scope, masked};
 use crate::classify::{Address, Protocol};
 use crate::verdict::{Receiver, ReceiverCode};
-use core::hash::{BuildHasher, Hasher};
-use foldhash::fast::FixedState;
 
 /// Kinds of remote ends that rules of one interface can speak of at one time.
 pub const SHAPES: usize = 16;
 /// Rules with a remote end, a priority or a group, of one interface, each port counted.
 pub const SOURCE_RULES: usize = 65_536;
-const WAYS: usize = 4;
+/// Rules, and a record for each port that has any.
+const ENTRIES: usize = 2 * SOURCE_RULES;
 
 /// Whose frames are: one receiver's, or those of a group that is numbered here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,32 @@ struct Key {
     shape: u8,
 }
 
-#[derive(Clone, Copy, Debug)]
+impl Key {
+    #[inline(always)]
+    fn to_words(self) -> lines::Key {
+        let [a, b] = self.port.address.words();
+        let [c, d] = self.remote.words();
+        let rest = u64::from(self.port.port)
+            | u64::from(self.remote_port) << 16
+            | u64::from(self.port.protocol.0) << 32
+            | u64::from(self.shape) << 40;
+        [a, b, c, d, rest]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a word")]
+    fn of([a, b, c, d, rest]: lines::Key) -> Self {
+        let address = Address::from_words([a, b]);
+        let protocol = Protocol((rest >> 32) as u8);
+        Self {
+            port: Port { address, protocol, port: rest as u16 },
+            remote: Address::from_words([c, d]),
+            remote_port: (rest >> 16) as u16,
+            shape: (rest >> 40) as u8,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     /// Of a port: who listens without regard to the remote end, its rules, and the shapes of these and perhaps
     /// of some that are gone.
@@ -82,21 +108,49 @@ enum Value {
     Rule(Target),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    key: Key,
-    value: Value,
-}
+/// What the second word of a value says of the first.
+const RECORD_OF: u64 = 0;
+const RULE_OF_ONE: u64 = 1;
+const RULE_OF_GROUP: u64 = 2;
 
-/// No room for another rule or shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+impl Value {
+    #[inline(always)]
+    fn to_words(self) -> lines::Value {
+        match self {
+            Self::Record { plain, rules, shapes } => {
+                let words = u64::from(plain.bits()) | u64::from(shapes) << 16;
+                [words | u64::from(rules) << 32, RECORD_OF]
+            }
+            Self::Rule(Target::One(receiver)) => {
+                [ReceiverCode::of(Some(receiver)).bits().into(), RULE_OF_ONE]
+            }
+            Self::Rule(Target::Group(number)) => [number.into(), RULE_OF_GROUP],
+        }
+    }
+
+    /// `None` of what no value was turned into.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a word")]
+    fn of([word, kind]: lines::Value) -> Option<Self> {
+        Some(match kind {
+            RECORD_OF => Self::Record {
+                plain: ReceiverCode::from_bits(word as u16),
+                rules: (word >> 32) as u32,
+                shapes: (word >> 16) as u16,
+            },
+            RULE_OF_ONE => {
+                Self::Rule(Target::One(ReceiverCode::from_bits(word as u16).receiver()?))
+            }
+            _ => Self::Rule(Target::Group(word as u16)),
+        })
+    }
+}
 
 /// The rules.
 pub(super) struct Sources {
     /// Made with the first rule.
-    buckets: Box<[[Option<Entry>; WAYS]]>,
-    hash: FixedState,
+    entries: Option<LineTable>,
+    seed: u64,
     /// By number, each with how many rules have it.
     shapes: [Option<(Shape, u32)>; SHAPES],
     /// Numbers of shapes, the strongest first.
@@ -113,70 +167,37 @@ impl core::fmt::Debug for Sources {
 impl Sources {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            buckets: Box::default(),
-            hash: FixedState::with_seed(seed),
+            entries: None,
+            seed,
             shapes: [None; SHAPES],
             order: Vec::with_capacity(SHAPES),
             rules: 0,
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
-    fn places(&self, key: &Key) -> [usize; 2] {
-        let mut hasher = self.hash.build_hasher();
-        hasher.write_u128(u128::from_ne_bytes(key.port.address.0));
-        hasher.write_u128(u128::from_ne_bytes(key.remote.0));
-        hasher.write_u64(
-            u64::from(key.port.port)
-                | u64::from(key.remote_port) << 16
-                | u64::from(key.port.protocol.0) << 32
-                | u64::from(key.shape) << 40,
-        );
-        let hash = hasher.finish();
-        let mask = self.buckets.len().wrapping_sub(1);
-        [hash as usize & mask, (hash >> 32) as usize & mask]
-    }
-
-    #[inline]
+    #[inline(always)]
     fn get(&self, key: &Key) -> Option<Value> {
-        let places = self.places(key).into_iter().filter_map(|at| self.buckets.get(at));
-        places.flatten().flatten().find(|entry| entry.key == *key).map(|entry| entry.value)
+        let entries = self.entries.as_ref()?;
+        Value::of(entries.get(entries.find(&key.to_words())?)?.1)
     }
 
-    fn value_mut(&mut self, key: &Key) -> Option<&mut Value> {
-        let [first, second] = self.places(key);
-        let has =
-            |bucket: &[Option<Entry>; WAYS]| bucket.iter().flatten().any(|entry| entry.key == *key);
-        let at = if self.buckets.get(first).is_some_and(has) { first } else { second };
-        let entries = self.buckets.get_mut(at)?.iter_mut().flatten();
-        entries.filter(|entry| entry.key == *key).map(|entry| &mut entry.value).next()
+    /// Changes what is kept. What it was.
+    fn change(&mut self, key: &Key, to: impl FnOnce(Value) -> Value) -> Option<Value> {
+        let entries = self.entries.as_mut()?;
+        let at = entries.find(&key.to_words())?;
+        let value = entries.value_mut(at)?;
+        let before = Value::of(*value.first_chunk()?)?;
+        value.copy_from_slice(&to(before).to_words());
+        Some(before)
     }
 
     fn put(&mut self, key: Key, value: Value) -> Result<(), Full> {
-        if self.buckets.is_empty() {
-            // Twice as many places as rules and records.
-            let buckets = SOURCE_RULES * 4 / WAYS;
-            self.buckets = vec![[None; WAYS]; buckets].into_boxed_slice();
-        }
-        let free = |bucket: &[Option<Entry>; WAYS]| bucket.iter().filter(|e| e.is_none()).count();
-        let [first, second] = self.places(&key);
-        let room = |at: usize| self.buckets.get(at).map_or(0, free);
-        // The emptier of the two, so that both are hardly ever full.
-        let at = if room(second) > room(first) { second } else { first };
-        let place = self.buckets.get_mut(at).and_then(|b| b.iter_mut().find(|e| e.is_none()));
-        *place.ok_or(Full)? = Some(Entry { key, value });
-        Ok(())
+        let entries = self.entries.get_or_insert_with(|| LineTable::new(ENTRIES, self.seed));
+        entries.insert(&key.to_words(), value.to_words()).map(drop)
     }
 
     fn take(&mut self, key: &Key) -> Option<Value> {
-        for at in self.places(key) {
-            for place in self.buckets.get_mut(at).into_iter().flatten() {
-                if place.is_some_and(|entry| entry.key == *key) {
-                    return place.take().map(|entry| entry.value);
-                }
-            }
-        }
-        None
+        Value::of(self.entries.as_mut()?.remove(&key.to_words())?)
     }
 
     fn record(port: Port) -> Key {
@@ -241,10 +262,12 @@ impl Sources {
             }
             return Err(full);
         }
-        if let Some(Value::Record { rules, shapes, .. }) = self.value_mut(&record) {
-            *rules += 1;
-            *shapes |= 1 << number;
-        }
+        self.change(&record, |value| match value {
+            Value::Record { plain, rules, shapes } => {
+                Value::Record { plain, rules: rules + 1, shapes: shapes | 1 << number }
+            }
+            rule @ Value::Rule(_) => rule,
+        });
         if let Some(place) = self.shapes.get_mut(usize::from(number)) {
             let (_, count) = place.get_or_insert((shape, 0));
             *count += 1;
@@ -275,28 +298,28 @@ impl Sources {
             }
         }
         let record = Self::record(port);
-        match self.value_mut(&record)? {
-            Value::Record { plain, rules, .. } => {
-                *rules -= 1;
-                let (plain, is_last) = (*plain, *rules == 0);
-                if is_last {
-                    self.take(&record);
-                }
-                is_last.then_some(plain)
+        let fewer = |value| match value {
+            Value::Record { plain, rules, shapes } => {
+                Value::Record { plain, rules: rules.saturating_sub(1), shapes }
             }
-            Value::Rule(_) => None,
+            rule @ Value::Rule(_) => rule,
+        };
+        match self.change(&record, fewer)? {
+            Value::Record { plain, rules: ..=1, .. } => {
+                self.take(&record);
+                Some(plain)
+            }
+            _ => None,
         }
     }
 
     /// Sets who listens plainly at a port that has rules. False if it has none.
     pub(super) fn set_plain(&mut self, port: Port, to: ReceiverCode) -> bool {
-        match self.value_mut(&Self::record(port)) {
-            Some(Value::Record { plain, .. }) => {
-                *plain = to;
-                true
-            }
-            _ => false,
-        }
+        let heard = |value| match value {
+            Value::Record { rules, shapes, .. } => Value::Record { plain: to, rules, shapes },
+            rule @ Value::Rule(_) => rule,
+        };
+        self.change(&Self::record(port), heard).is_some()
     }
 
     /// Whose frames from this remote end are, at a port that has rules.
@@ -323,25 +346,26 @@ impl Sources {
 
     /// Rules of one target, or the plain listener: what has to be taken back when it goes.
     pub(super) fn of(&self, target: Target) -> Vec<(Port, Scope)> {
-        let entries = self.buckets.iter().flatten().flatten();
-        let rule = |entry: &Entry| {
-            let (shape, _) = self.shapes.get(usize::from(entry.key.shape)).copied().flatten()?;
-            let Value::Rule(whose) = entry.value else { return None };
-            let remote = Prefix::from_parts(entry.key.remote, shape.bits);
-            let (remote_port, priority) = (entry.key.remote_port, shape.priority);
-            let scope = Scope { remote, remote_port, priority, spread: false };
-            (whose == target).then_some((entry.key.port, scope))
+        let rule = |(key, value)| {
+            let Some(Value::Rule(whose)) = Value::of(value) else { return None };
+            let Key { port, remote, remote_port, shape } = Key::of(key);
+            let (shape, _) = self.shapes.get(usize::from(shape)).copied().flatten()?;
+            let remote = Prefix::from_parts(remote, shape.bits);
+            let scope = Scope { remote, remote_port, priority: shape.priority, spread: false };
+            (whose == target).then_some((port, scope))
         };
-        entries.filter_map(rule).collect()
+        self.entries.iter().flat_map(LineTable::iter).filter_map(rule).collect()
     }
 
     /// Takes a receiver's plain listeners away.
     pub(super) fn forget_plain(&mut self, gone: ReceiverCode) {
-        for entry in self.buckets.iter_mut().flatten().flatten() {
-            if let Value::Record { plain, .. } = &mut entry.value
-                && *plain == gone
+        for words in self.entries.iter_mut().flat_map(LineTable::values_mut) {
+            if let Some(Value::Record { plain, rules, shapes }) =
+                words.first_chunk().copied().and_then(Value::of)
+                && plain == gone
             {
-                *plain = ReceiverCode::NONE;
+                let nobodys = Value::Record { plain: ReceiverCode::NONE, rules, shapes };
+                words.copy_from_slice(&nobodys.to_words());
             }
         }
     }

@@ -80,6 +80,20 @@ impl Stage {
         }
     }
 
+    /// Of a number that a stage was turned into; any other stands for the first.
+    #[inline(always)]
+    pub(super) const fn from_bits(bits: u8) -> Self {
+        const ALL: [Stage; 6] = [
+            Stage::Opening,
+            Stage::Established,
+            Stage::Closing,
+            Stage::Association,
+            Stage::Datagrams,
+            Stage::Echo,
+        ];
+        if (bits as usize) < ALL.len() { ALL[bits as usize] } else { Self::Opening }
+    }
+
     /// How long it is kept unused, whatever else wants its place.
     #[must_use]
     pub const fn time(self) -> Duration {

@@ -18,9 +18,9 @@ check() { # NAME COMMAND...
     jq -e '.ok and (.checks | length > 0 and all(.ok))' "$report" >/dev/null
 }
 
-# The same over netmap, whose kernel side the program plays itself.
-cargo build --locked --release --bin usnetd --features usnet-switch/netmap-double
-install -m 0755 "${CARGO_TARGET_DIR:-target}/release/usnetd" "$place/usnetd-double"
+# The same over netmap, whose kernel side the program plays itself: as the tests built it, all packages together.
+cargo build --locked --workspace --bin usnetd
+install -m 0755 "${CARGO_TARGET_DIR:-target}/debug/usnetd" "$place/usnetd-double"
 
 if [ "$(id -u)" -eq 0 ]; then
     check netmap timeout 120 "$place/usnetd-double" demo --netmap-double --json

@@ -9,7 +9,7 @@ if ! command -v c++ >/dev/null; then
     echo "skipped: libFuzzer needs a C++ compiler (apt-get install g++)"
     exit 77
 fi
-seconds="${USNET_FUZZ_SECONDS:-10}"
+seconds="${USNET_FUZZ_SECONDS:-6}"
 # Linking every target as the release profile does takes longer than all the fuzzing.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 unset CARGO_TARGET_DIR # cargo-fuzz keeps its build, which is instrumented, in fuzz/target

@@ -12,8 +12,9 @@ missing=()
 for pair in "${needed[@]}"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
-# The headers of the C library have no command.
+# The headers of the C library, and libraries for Python, have no command.
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+[ -d /usr/lib/python3/dist-packages/prometheus_client ] || missing+=(python3-prometheus-client)
 
 if [ ${#missing[@]} -gt 0 ]; then
     echo "missing: ${missing[*]}"

@@ -10,7 +10,7 @@
 
 mod text;
 
-pub use text::{CONTENT_TYPE, exposition};
+pub use text::{Format, exposition};
 
 use crate::ask::{AskError, Daemon};
 use crate::config::{Control, MetricsAt};
@@ -126,12 +126,28 @@ impl Stream {
 #[derive(Debug)]
 struct Source {
     socket: PathBuf,
-    last: Mutex<Option<(Instant, Arc<str>)>>,
+    last: Mutex<Option<(Instant, Arc<Texts>)>>,
     open: AtomicUsize,
 }
 
+/// The counters of a moment, in both formats.
+#[derive(Debug)]
+struct Texts {
+    open_metrics: String,
+    prometheus: String,
+}
+
+impl Texts {
+    fn get(&self, format: Format) -> &str {
+        match format {
+            Format::OpenMetrics => &self.open_metrics,
+            Format::Prometheus => &self.prometheus,
+        }
+    }
+}
+
 impl Source {
-    fn text(&self) -> Result<Arc<str>, AskError> {
+    fn texts(&self) -> Result<Arc<Texts>, AskError> {
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((taken, text)) = &*last
             && taken.elapsed() < AGE
@@ -141,9 +157,14 @@ impl Source {
         let mut daemon = Daemon::connect(&self.socket)?;
         let mut ask = |kind| daemon.query(kind, 0).map(|(_, answer)| answer);
         let (status, clients) = (ask(QueryKind::Status)?, ask(QueryKind::Clients)?);
-        let text: Arc<str> = exposition(&status, &clients, &ask(QueryKind::Stats)?).into();
-        *last = Some((Instant::now(), Arc::clone(&text)));
-        Ok(text)
+        let stats = ask(QueryKind::Stats)?;
+        let text = |format| exposition(format, &status, &clients, &stats);
+        let texts = Arc::new(Texts {
+            open_metrics: text(Format::OpenMetrics),
+            prometheus: text(Format::Prometheus),
+        });
+        *last = Some((Instant::now(), Arc::clone(&texts)));
+        Ok(texts)
     }
 
     /// Answers one request, and no more than that.
@@ -164,9 +185,11 @@ impl Source {
             }
         }
         let path = request.strip_prefix(b"GET ").and_then(|rest| rest.split(|b| *b == b' ').next());
-        let body = self.text();
-        let (status, kind, body) = match (path, &body) {
-            (Some(b"/metrics" | b"/"), Ok(text)) => ("200 OK", CONTENT_TYPE, &**text),
+        let (format, texts) = (Format::accepted(&request), self.texts());
+        let (status, kind, body) = match (path, &texts) {
+            (Some(b"/metrics" | b"/"), Ok(texts)) => {
+                ("200 OK", format.content_type(), texts.get(format))
+            }
             (Some(b"/metrics" | b"/"), Err(_)) => {
                 ("503 Service Unavailable", "text/plain", "usnetd does not answer\n")
             }

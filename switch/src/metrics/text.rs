@@ -1,4 +1,4 @@
-//! Counters as OpenMetrics text 1.0.
+//! Counters as text: OpenMetrics 1.0, or what Prometheus read before that.
 //!
 //! Families have their unit in their name and counters end with `_total`; labels name interfaces, ports of
 //! interfaces, clients and reasons, never addresses.
@@ -6,13 +6,45 @@
 use core::fmt::Write;
 use serde_json::Value;
 
-/// The content type of what is made here.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How counters are written. The samples are the same in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' text format 0.0.4.
+    Prometheus,
+}
+
+impl Format {
+    const OPEN: &str = "application/openmetrics-text";
+
+    /// What a scraper that sends these lines reads: OpenMetrics if it says so.
+    #[must_use]
+    pub fn accepted(request: &[u8]) -> Self {
+        let request = String::from_utf8_lossy(request).to_ascii_lowercase();
+        let mut headers = request.lines().filter_map(|line| line.strip_prefix("accept:"));
+        if headers.any(|kinds| kinds.contains(Self::OPEN)) {
+            Self::OpenMetrics
+        } else {
+            Self::Prometheus
+        }
+    }
+
+    /// Its content type.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
 
 /// Families and their samples.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Exposition {
     text: String,
+    format: Format,
 }
 
 /// Labels of one sample, in order.
@@ -21,6 +53,17 @@ type Labels<'a> = &'a [(&'a str, &'a str)];
 impl Exposition {
     /// Begins a family; `unit` ends its name, if it has one.
     fn family(&mut self, name: &str, kind: &str, unit: Option<&str>, help: &str) {
+        if self.format == Format::Prometheus {
+            // There a family is called as its samples, and an info is a gauge.
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            let _ = writeln!(self.text, "# HELP {name}{suffix} {help}");
+            let _ = writeln!(self.text, "# TYPE {name}{suffix} {kind}");
+            return;
+        }
         let _ = writeln!(self.text, "# TYPE {name} {kind}");
         if let Some(unit) = unit {
             let _ = writeln!(self.text, "# UNIT {name} {unit}");
@@ -91,8 +134,8 @@ const CLIENTS: [(&str, Option<&str>, &str, &str); 5] = [
 
 /// What the answers to `Status`, `Clients` and `Stats` count, as text.
 #[must_use]
-pub fn exposition(status: &Value, clients: &Value, stats: &Value) -> String {
-    let mut all = Exposition::default();
+pub fn exposition(format: Format, status: &Value, clients: &Value, stats: &Value) -> String {
+    let mut all = Exposition { text: String::new(), format };
     all.family("usnetd_build", "info", None, "The version of usnetd, and of its protocol.");
     let protocol = status["protocol"].to_string();
     let labels = [("version", text(&status["version"])), ("protocol", protocol.as_str())];
@@ -108,7 +151,9 @@ pub fn exposition(status: &Value, clients: &Value, stats: &Value) -> String {
     frames(&mut all, stats);
     nics(&mut all, status, stats);
     of_clients(&mut all, clients);
-    all.text.push_str("# EOF\n");
+    if format == Format::OpenMetrics {
+        all.text.push_str("# EOF\n");
+    }
     all.text
 }
 
@@ -221,10 +266,21 @@ mod tests {
     #[test]
     fn names_of_clients_cannot_break_the_text() {
         let clients = json!([{ "id": 1, "name": "a\"b\\c\nd", "counters": { "sent": 3 } }]);
-        let text = exposition(&json!({}), &clients, &json!({}));
+        let text = exposition(Format::OpenMetrics, &json!({}), &clients, &json!({}));
         let line =
             "usnetd_client_transmit_packets_total{client=\"1\",name=\"a\\\"b\\\\c\\nd\"} 3\n";
         assert!(text.contains(line), "{text}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_scraper_gets_the_format_that_it_asks_for() {
+        let prometheus = "GET /metrics HTTP/1.1\r\nACCEPT: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1\r\n\r\n";
+        assert_eq!(Format::accepted(prometheus.as_bytes()), Format::OpenMetrics);
+        for plain in
+            ["GET /metrics HTTP/1.1\r\nAccept: */*\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "\u{fffd}"]
+        {
+            assert_eq!(Format::accepted(plain.as_bytes()), Format::Prometheus);
+        }
     }
 }

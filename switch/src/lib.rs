@@ -33,6 +33,7 @@ mod deliver;
 mod dhcp;
 mod explain;
 mod interface;
+mod learned;
 mod membership;
 pub mod offload;
 mod refusal;

@@ -1,14 +1,11 @@
 //! One attached client as its worker sees it: rings, homes, and what it may say.
 
-use crate::classify::{Address, Flow};
+use crate::classify::Address;
 use crate::config::Network;
+use crate::learned::Learned;
 use crate::stats::SessionCounters;
-use crate::steer::Table;
-use crate::time::Time;
-use crate::verdict::Receiver;
 use crate::vet::is_group_address;
 use rustix::net::SendFlags;
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use usnet_shmring::arena::SlotRange;
@@ -95,9 +92,8 @@ pub(crate) struct Session {
     pub(crate) groups: Vec<Network>,
     pub(crate) may: May,
     pub(crate) waker: Waker,
-    /// Flows that were learned for it, oldest first; at most its quota, for which there is room.
-    pub(crate) learned: VecDeque<Flow>,
-    pub(crate) flow_quota: usize,
+    /// Flows that were learned for it.
+    pub(crate) learned: Learned,
     /// Slots lent to it and not yet given back.
     pub(crate) held: u32,
     /// It may leave checksums and segments to others, and takes frames that others left so.
@@ -112,23 +108,6 @@ impl Session {
     #[inline]
     pub(crate) fn shares_with(&self, other: &Self) -> bool {
         self.group.is_some() && self.group == other.group
-    }
-
-    /// Whether one more flow may be learned for it. At the limit it looks at the oldest few, and
-    /// gives up one that is idle or not its own any more.
-    pub(crate) fn may_learn(&mut self, table: &mut Table, now: Time) -> bool {
-        const LOOKS: usize = 8;
-        if self.learned.len() < self.flow_quota {
-            return true;
-        }
-        for _ in 0..LOOKS.min(self.learned.len()) {
-            let Some(oldest) = self.learned.pop_front() else { break };
-            if table.retire(&oldest, Receiver::Client(self.id), now) {
-                return true;
-            }
-            self.learned.push_back(oldest);
-        }
-        false
     }
 
     /// Whether it has as many received slots as it may: it cannot starve the others' frames.

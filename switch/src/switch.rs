@@ -20,17 +20,16 @@ use crate::classify::{Address, HEAD_LEN, Mac, Protocol};
 use crate::config::{Services, Unmatched};
 use crate::deliver::{Deliver, Sent, tx_budget};
 use crate::interface::{Interface, Outlet};
+use crate::learned::Learned;
 use crate::net::guard::Pass;
 use crate::port::netmap::Glimpses;
 use crate::port::{BURST, Burst, Port};
 use crate::session::{InterfaceId, Session, SessionSpec, Waker};
 use crate::stats::SessionCounters;
-use crate::steer::EXACT_FLOWS;
 use crate::steer::book::{Book, WorkerId};
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
 use places::Places;
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -266,7 +265,6 @@ impl Switch {
             interface.table.own_address(*address, Receiver::Client(id));
         }
         let group = spec.group.filter(|_| receive.is_none());
-        let flow_quota = spec.flow_quota as usize;
         let (joins_nothing, may) = (spec.groups.is_empty(), spec.may);
         let session = Session {
             id,
@@ -285,8 +283,7 @@ impl Switch {
             groups: spec.groups,
             may,
             waker: Waker(spec.wake),
-            learned: VecDeque::with_capacity(flow_quota.min(EXACT_FLOWS)),
-            flow_quota: flow_quota.min(EXACT_FLOWS),
+            learned: Learned::new(spec.flow_quota as usize),
             held: 0,
             offload: spec.offload,
             touched: false,
@@ -493,7 +490,7 @@ impl Switch {
         let Some(session) = self.deliver.take(id) else { return };
         self.live.retain(|live| *live != id);
         if let Ok(interface) = self.interfaces.get_mut(session.interface) {
-            interface.table.give_up(&session.learned, id);
+            interface.table.give_up(session.learned.iter(), id);
             interface.forget(id);
         }
         let ended = self.deliver.pool.end_session(id);

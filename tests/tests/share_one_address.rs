@@ -87,6 +87,46 @@ fn a_port_that_no_client_holds_is_the_kernels() {
 }
 
 #[test]
+fn usnetctl_host_names_the_sockets_of_the_kernel_and_what_is_held_from_it() {
+    if !is_installed("iperf3", "iperf3") {
+        return;
+    }
+    let more = "host_ports = [\"tcp/22\", \"udp/500 from 10.9.0.0/24\"]\nflow_ports = [\"udp/40000-40001\"]\n";
+    let Some(lab) = Lab::with_usnetd(more) else { return };
+    let _echo = lab.client("echo", &["--port", "7"], 7);
+    let _server = spawn(lab.inside("iperf3", &["-s", "-B", INSIDE]));
+    let end = Instant::now() + Duration::from_secs(20);
+    let answer = loop {
+        let answer = lab.ask(&["host"]);
+        let sockets = answer[0]["sockets"].as_array().expect("sockets");
+        if sockets.iter().any(|socket| socket["program"] == "iperf3") {
+            break answer;
+        }
+        assert!(Instant::now() < end, "{answer:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let one = &answer[0];
+    let socket =
+        one["sockets"].as_array().expect("sockets").iter().find(|s| s["program"] == "iperf3");
+    let socket = socket.expect("of iperf3");
+    assert_eq!(socket["local"], format!("{INSIDE}:5201"), "{answer:#}");
+    assert_eq!((&socket["state"], &socket["uid"]), (&"listening".into(), &0.into()), "{answer:#}");
+    let has = |what: &str, key: &str, value: serde_json::Value| {
+        one[what].as_array().expect("a list").iter().any(|one| one[key] == value)
+    };
+    assert!(
+        has("held", "first_port", 7.into()) && !has("held", "first_port", 5201.into()),
+        "{answer:#}"
+    );
+    assert!(has("host_ports", "remote", "10.9.0.0/24".into()), "{answer:#}");
+    assert!(has("host_ports", "first_port", 22.into()), "{answer:#}");
+    assert!(has("flow_ports", "last_port", 40_001.into()), "{answer:#}");
+    let table = String::from_utf8(lab.ctl(&["host"]).stdout).expect("text");
+    assert!(table.contains("udp/500 (from 10.9.0.0/24)") && table.contains("iperf3"), "{table}");
+    lab.finish();
+}
+
+#[test]
 fn every_datagram_on_the_wire_is_delivered_or_dropped_for_a_reason() {
     if !is_installed("nping", "nmap") || !is_installed("tshark", "tshark") {
         return;

@@ -383,6 +383,8 @@ pub enum QueryKind {
     DiffConfig = 10,
     /// Puts another configuration into force, all of it or nothing; asked likewise.
     ApplyConfig = 11,
+    /// What the kernel's stack has beside the clients; for root and the daemon's own user.
+    Host = 12,
 }
 
 impl QueryKind {
@@ -401,6 +403,7 @@ impl QueryKind {
             9 => Self::Capture,
             10 => Self::DiffConfig,
             11 => Self::ApplyConfig,
+            12 => Self::Host,
             _ => return None,
         })
     }

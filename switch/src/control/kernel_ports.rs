@@ -103,6 +103,18 @@ impl KernelPorts {
         place.is_shared.then_some(&place.flow_ports)
     }
 
+    /// What of an interface's ports is held against the kernel for clients.
+    pub(crate) fn held(
+        &self,
+        interface: usize,
+    ) -> impl Iterator<Item = (IpAddr, Protocol, RangeInclusive<u16>)> + '_ {
+        let all = self
+            .runs
+            .iter()
+            .filter(move |((at, ..), (_, held))| *at == interface && held.strong_count() > 0);
+        all.map(|((_, address, protocol, first), (last, _))| (*address, *protocol, *first..=*last))
+    }
+
     /// Holds the ports of a grant at all its addresses but `own`. A refusal says whose a port is only if the
     /// client has named it (`is_chosen`): where any will do, nobody asks.
     ///

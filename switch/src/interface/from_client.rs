@@ -15,6 +15,7 @@ use crate::classify::{
     Classified, Flow, Icmp, IpKind, IpPacket, Payload, Plain, classify_head, classify_plain,
 };
 use crate::deliver::{Deliver, Sent};
+use crate::learned::Why;
 use crate::membership::{is_of_groups, report};
 use crate::offload::{Unfit, judge};
 use crate::port::Burst;
@@ -127,12 +128,12 @@ impl Interface {
             Vetted::Plain => Basis::Rules,
             Vetted::Known(flow) => Basis::Flow(flow),
             Vetted::Learn(flow) => {
-                self.learn(from, flow, now)?;
+                self.learn(from, flow, Why::Begun, now)?;
                 Basis::Moment
             }
             // Not plain.
             Vetted::Dhcp => return Ok((Way::Dhcp, Basis::Moment)),
-            Vetted::Keep(flow) => match self.learn(from, flow, now) {
+            Vetted::Keep(flow) => match self.learn(from, flow, Why::Answered, now) {
                 Ok(()) => Basis::Moment,
                 // Where its answers go follows from the rules alone, as long as these stay.
                 Err(_) => Basis::Rules,
@@ -159,9 +160,9 @@ impl Interface {
         let Self { mac, table, sent_fragments, .. } = self;
         match vet(from, *mac, table, sent_fragments, &seen, head, now)? {
             Vetted::Plain | Vetted::Known(_) => {}
-            Vetted::Learn(flow) => self.learn(from, flow, now)?,
+            Vetted::Learn(flow) => self.learn(from, flow, Why::Begun, now)?,
             Vetted::Dhcp => return Ok(Way::Dhcp),
-            Vetted::Keep(flow) => drop(self.learn(from, flow, now)),
+            Vetted::Keep(flow) => drop(self.learn(from, flow, Why::Answered, now)),
         }
         if let Payload::Ip(packet) = &seen.payload
             && is_of_groups(packet)
@@ -195,14 +196,20 @@ impl Interface {
     }
 
     /// Enters a learned flow before the frame that taught it leaves.
-    fn learn(&mut self, from: &mut Session, flow: Flow, now: Time) -> Result<(), DropReason> {
-        if !from.may_learn(&mut self.table, now) {
+    fn learn(
+        &mut self,
+        from: &mut Session,
+        flow: Flow,
+        why: Why,
+        now: Time,
+    ) -> Result<(), DropReason> {
+        if !from.learned.has_room(&mut self.table, from.id, &flow, why, now) {
             return Err(DropReason::TableFull);
         }
         // Whoever loses an idle flow by this finds out when its own share is used up.
         match self.table.learn(flow, Receiver::Client(from.id), now) {
             Ok(_) => {
-                from.learned.push_back(flow);
+                from.learned.note(&self.table, flow, why);
                 Ok(())
             }
             Err(_) => Err(DropReason::TableFull),

@@ -8,6 +8,7 @@
 //!   offload, channels, driver       segmentation, checksums; queues       SIOCETHTOOL
 //!   xdp_features                    what a driver can do with XDP sockets NETLINK_GENERIC
 //!   held_port, port_user            ports kept from its stack; who uses one   bind, NETLINK_SOCK_DIAG
+//!   kernel_sockets                  all that its stack has at some addresses  NETLINK_SOCK_DIAG
 //!   sysctl                          /proc/sys/net, with the way back
 //!   namespace                       user and network namespaces that nothing outlives
 //! ```
@@ -23,6 +24,7 @@ mod channels;
 mod driver;
 mod error;
 mod held_port;
+mod kernel_sockets;
 mod link;
 mod netlink;
 mod nft;
@@ -44,6 +46,7 @@ pub use channels::{Channels, KeptChannels};
 pub use driver::driver;
 pub use error::NetError;
 pub use held_port::{HeldPorts, HoldError};
+pub use kernel_sockets::{KernelSocket, kernel_sockets};
 pub use link::{Link, LinkState, MacvtapMode, Netlink};
 pub use port_user::PortUser;
 pub use qdisc::KeptQdisc;

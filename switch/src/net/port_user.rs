@@ -9,15 +9,15 @@ use bytemuck::{Pod, Zeroable};
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rustix::net::netlink;
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_SKV6ONLY: u16 = 11;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 /// `INET_DIAG_BC_S_GE`, `_S_LE` (linux/inet_diag.h).
 const SOURCE_PORT_FROM: u8 = 2;
 const SOURCE_PORT_TO: u8 = 3;
@@ -30,11 +30,11 @@ const PROCESSES: usize = 4096;
 /// `struct inet_diag_sockid`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-struct SocketId {
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
-    source: [u8; 16],
-    destination: [u8; 16],
+pub(super) struct SocketId {
+    pub(super) source_port: [u8; 2],
+    pub(super) destination_port: [u8; 2],
+    pub(super) source: [u8; 16],
+    pub(super) destination: [u8; 16],
     interface: u32,
     cookie: [u32; 2],
 }
@@ -42,7 +42,7 @@ struct SocketId {
 /// `struct inet_diag_req_v2`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-struct Request {
+pub(super) struct Request {
     family: u8,
     protocol: u8,
     extensions: u8,
@@ -50,22 +50,29 @@ struct Request {
     states: u32,
     id: SocketId,
 }
+
+impl Request {
+    /// All sockets of a protocol, in any state.
+    pub(super) fn all(family: u8, protocol: Protocol) -> Self {
+        Self { family, protocol: protocol.0, states: u32::MAX, ..Self::default() }
+    }
+}
 const _: () = assert!(size_of::<Request>() == 56);
 
 /// `struct inet_diag_msg`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct Found {
-    family: u8,
-    state: u8,
+pub(super) struct Found {
+    pub(super) family: u8,
+    pub(super) state: u8,
     timer: u8,
     retransmits: u8,
-    id: SocketId,
+    pub(super) id: SocketId,
     expires: u32,
     receive_queue: u32,
     send_queue: u32,
-    uid: u32,
-    inode: u32,
+    pub(super) uid: u32,
+    pub(super) inode: u32,
 }
 const _: () = assert!(size_of::<Found>() == 72);
 
@@ -125,9 +132,7 @@ impl PortUser {
             if family == AF_INET && address.is_ipv6() {
                 continue;
             }
-            let request =
-                Request { family, protocol: protocol.0, states: u32::MAX, ..Request::default() };
-            let message = Message::new(SOCK_DIAG_BY_FAMILY, 0, &request)
+            let message = Message::new(SOCK_DIAG_BY_FAMILY, 0, &Request::all(family, protocol))
                 .attribute(INET_DIAG_REQ_BYTECODE, &ports_between(first, last));
             // A kernel without this family of questions has no answer.
             let _ = socket.query(message, NLM_F_DUMP, |_, body| {
@@ -170,7 +175,7 @@ impl PortUser {
 }
 
 /// Whether a socket that is bound so hears what comes for `address`.
-fn covers(found: &Found, attributes: Attributes<'_>, address: IpAddr) -> bool {
+pub(super) fn covers(found: &Found, attributes: Attributes<'_>, address: IpAddr) -> bool {
     let [a, b, c, d, ..] = found.id.source;
     match (found.family, address) {
         (AF_INET, IpAddr::V4(v4)) => [v4, Ipv4Addr::UNSPECIFIED].contains(&[a, b, c, d].into()),
@@ -196,29 +201,49 @@ fn ports_between(first: u16, last: u16) -> [u8; 16] {
     bytemuck::cast([from, to])
 }
 
-/// A process that has the socket with this inode. Bounded, in time and in number.
-fn process_with(inode: u32) -> Option<(u32, String)> {
+/// Tells of each socket that a process has open: its inode, and the process. Ends when that says so. Bounded, in time
+/// and in number; of another user's process nothing is said without the privilege.
+fn each_socket(mut tell: impl FnMut(u32, u32) -> bool) {
     let end = Instant::now() + SEARCH;
-    let wanted = format!("socket:[{inode}]");
-    let numbers = fs::read_dir("/proc").ok()?.flatten();
-    let numbers = numbers.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    let Ok(all) = fs::read_dir("/proc") else { return };
+    let numbers = all.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
     for pid in numbers.take(PROCESSES) {
-        let has_it = |entry: fs::DirEntry| {
-            fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(&wanted))
-        };
-        // Of another user's process nothing is said without the privilege.
         let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for entry in open.flatten() {
-            if has_it(entry) {
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                return Some((pid, name.trim_end().to_owned()));
-            }
-            if Instant::now() > end {
-                return None;
+            let inode = fs::read_link(entry.path()).ok().and_then(|target| {
+                let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                inode.parse().ok()
+            });
+            if inode.is_some_and(|inode| !tell(inode, pid)) || Instant::now() > end {
+                return;
             }
         }
     }
-    None
+}
+
+fn name_of(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// A process that has the socket with this inode.
+fn process_with(inode: u32) -> Option<(u32, String)> {
+    let mut found = None;
+    each_socket(|other, pid| {
+        found = (other == inode).then(|| (pid, name_of(pid)));
+        found.is_none()
+    });
+    found
+}
+
+/// By inode of a socket, a process that has it.
+pub(super) fn processes_with_sockets() -> HashMap<u32, (u32, String)> {
+    let mut all: HashMap<u32, (u32, String)> = HashMap::new();
+    each_socket(|inode, pid| {
+        all.entry(inode).or_insert_with(|| (pid, name_of(pid)));
+        true
+    });
+    all
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use super::lines::{LineIndex, LineTable, Value};
 use super::stage::{Stage, TcpFlags};
-use crate::classify::Flow;
+use crate::classify::{Address, Flow};
 use crate::time::Time;
 use crate::verdict::{Receiver, ReceiverCode};
 
@@ -100,6 +100,12 @@ impl ExactTable {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.flows.capacity()
+    }
+
+    /// A number that tells addresses apart, by the table's own hash.
+    pub(super) fn scatter(&self, address: Address) -> usize {
+        let [a, b] = address.words();
+        self.flows.scatter(&[a, b, 0, 0, 0])
     }
 
     /// Who receives this flow. Marks a learned flow as used now.

@@ -202,6 +202,11 @@ impl LineTable {
         Hashed { buckets, tag: ((hash >> 48) as u16).max(1) }
     }
 
+    /// A number that tells keys apart.
+    pub(super) fn scatter(&self, key: &Key) -> usize {
+        usize::from(self.hashed(key).tag)
+    }
+
     /// Where a key's entry is: its line, its bucket, and the place in that.
     #[inline(always)]
     fn locate(&self, key: &Key) -> Option<(u32, usize, usize)> {

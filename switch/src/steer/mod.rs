@@ -347,6 +347,11 @@ impl Table {
         self.exact.touch(flow, flags, now);
     }
 
+    /// A number that tells addresses apart, and that nobody outside can foresee.
+    pub(crate) fn scatter(&self, address: Address) -> usize {
+        self.exact.scatter(address)
+    }
+
     /// Learned and exact flows in the table.
     #[must_use]
     pub fn flows(&self) -> usize {

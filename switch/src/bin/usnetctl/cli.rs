@@ -100,6 +100,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: Option<FlowVerb>,
     },
+    /// The kernel's stack beside the clients: its sockets, and the ports that are kept for it or from it
+    Host,
     /// Copies of frames of an interface or a client, as pcapng
     #[command(after_help = CAPTURE)]
     Capture(CaptureArgs),

@@ -3,6 +3,7 @@
 mod capture;
 mod cli;
 mod events;
+mod host;
 mod show;
 mod table;
 mod talk;
@@ -85,6 +86,7 @@ fn answer(daemon: &mut Daemon, format: Format, command: &Command) -> Result<Stri
         Command::Config { verb: ConfigVerb::Apply(_) } => QueryKind::ApplyConfig,
         Command::Config { .. } => QueryKind::DiffConfig,
         Command::Flow { .. } => QueryKind::Flows,
+        Command::Host => QueryKind::Host,
         Command::Man
         | Command::Completions { .. }
         | Command::Events { .. }
@@ -151,6 +153,7 @@ fn answer(daemon: &mut Daemon, format: Format, command: &Command) -> Result<Stri
         (Format::Table, Command::Nic { .. }) => show::nics(&answer),
         (Format::Table, Command::Rule { .. }) => show::rules(&answer),
         (Format::Table, Command::Flow { .. }) => show::flows(&answer),
+        (Format::Table, Command::Host) => host::host(&answer),
         (Format::Table, Command::Config { .. }) => show::differences(&answer),
         (Format::Table, Command::Explain(_)) => show::explained(&answer),
         (Format::Table, _) => show::stats(&answer),

@@ -4,7 +4,7 @@ use crate::table::Table;
 use serde_json::Value;
 
 /// One value in a cell.
-fn cell(value: &Value) -> String {
+pub(crate) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.clone(),
@@ -16,7 +16,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -30,7 +30,7 @@ fn sum(value: &Value) -> u64 {
 }
 
 /// `80` or `8000-8010`.
-fn ports(rule: &Value) -> String {
+pub(crate) fn ports(rule: &Value) -> String {
     let (first, last) = (cell(&rule["first_port"]), cell(&rule["last_port"]));
     if first == "0" {
         "-".into()

@@ -17,6 +17,7 @@ mod change;
 mod configure;
 mod connection;
 mod events;
+mod host;
 mod listener;
 mod look;
 mod ports;

@@ -187,6 +187,7 @@ impl Server {
                 return Err((RefusalCode::Protocol, "this query is asked in words".to_owned()));
             }
             QueryKind::Flows => return self.flows(privileged, query.which),
+            QueryKind::Host => return self.host(privileged),
             QueryKind::Rules => report::to_json(&report::rules(self)),
             QueryKind::Status | QueryKind::Clients | QueryKind::Stats => {
                 let snapshot = self.counters(privileged)?;

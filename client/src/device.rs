@@ -12,6 +12,7 @@ use crate::closed_window::ClosedWindows;
 use crate::error::FrameError;
 use crate::raw::{Checksum, Frames, Offload, RxFrame, Transmitter};
 use crate::session::Grant;
+use crate::stack::is_report;
 use smoltcp::phy::{self, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 use std::fmt;
@@ -34,6 +35,8 @@ pub struct Device {
     is_acknowledged: bool,
     /// smoltcp wanted to send and all slots were away.
     starved: bool,
+    /// What smoltcp says of groups is not sent.
+    silent: bool,
     /// The first thing that went wrong; smoltcp has no way to hand it on.
     failed: Option<FrameError>,
 }
@@ -76,6 +79,7 @@ impl Device {
             closed: ClosedWindows::default(),
             is_acknowledged: false,
             starved: false,
+            silent: false,
             failed: None,
         }
     }
@@ -114,6 +118,25 @@ impl Device {
         receiver.peek().map_or(0, |frame| frame.copy_to(into))
     }
 
+    /// Leaves it to another to say which groups are joined: what smoltcp says of them is not sent.
+    pub(crate) fn silence_groups(&mut self) {
+        self.silent = true;
+    }
+
+    /// Sends a finished frame of somebody else than smoltcp. False: all slots are away.
+    pub(crate) fn send(&mut self, frame: &[u8]) -> bool {
+        let Some(mut slot) = self.frames.transmit() else {
+            self.starved = true;
+            return false;
+        };
+        if let Some(bytes) = slot.as_mut_slice().get_mut(..frame.len()) {
+            bytes.copy_from_slice(frame);
+            // Frames are shorter than any slot, and longer than the shortest frame.
+            let _ = slot.send(frame.len());
+        }
+        true
+    }
+
     /// Whether smoltcp found no slot to send from since the last call: its wish to be polled at once
     /// is then to be answered by waiting for slots.
     pub fn take_starved(&mut self) -> bool {
@@ -136,13 +159,9 @@ impl phy::Device for Device {
             self.starved = true;
             return None;
         }
-        let unfinished = self.unfinished;
-        let tx = TxToken {
-            transmitter,
-            closed: &mut self.closed,
-            unfinished,
-            meta: PacketMeta::default(),
-        };
+        let (unfinished, silent) = (self.unfinished, self.silent);
+        let closed = &mut self.closed;
+        let tx = TxToken { transmitter, closed, unfinished, silent, meta: PacketMeta::default() };
         if !tx.closed.is_empty() && !mem::replace(&mut self.is_acknowledged, true) {
             let frame = receiver.peek()?;
             if let Some(length) = acknowledgement(tx.closed, &frame, &mut self.copy) {
@@ -163,8 +182,9 @@ impl phy::Device for Device {
             self.starved = true;
             return None;
         }
-        let (closed, unfinished) = (&mut self.closed, self.unfinished);
-        Some(TxToken { transmitter, closed, unfinished, meta: PacketMeta::default() })
+        let (unfinished, silent) = (self.unfinished, self.silent);
+        let closed = &mut self.closed;
+        Some(TxToken { transmitter, closed, unfinished, silent, meta: PacketMeta::default() })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -237,6 +257,7 @@ pub struct TxToken<'a> {
     transmitter: &'a mut Transmitter,
     closed: &'a mut ClosedWindows,
     unfinished: bool,
+    silent: bool,
     meta: PacketMeta,
 }
 
@@ -247,6 +268,10 @@ impl phy::TxToken for TxToken<'_> {
             && let Some(bytes) = slot.as_mut_slice().get_mut(..len)
         {
             let result = f(bytes);
+            if self.silent && bytes.first().is_some_and(|first| first & 1 != 0) && is_report(bytes)
+            {
+                return result;
+            }
             self.closed.sent(bytes);
             let offload = match self.meta.segmentation_offload_size {
                 Some(size) => Offload::segments(size),

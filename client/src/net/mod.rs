@@ -8,8 +8,10 @@
 //!
 //! From there on methods, error kinds and blocking are those of `std`, with these differences: once
 //! the daemon is gone everything fails with `ConnectionAborted`, and datagrams longer than the MTU
-//! are refused with `EMSGSIZE`, since nothing fragments them.
+//! are refused with `EMSGSIZE`, since nothing fragments them. A stack does not hear its own datagrams to a group, and the
+//! switch brings a client those groups that its policy names.
 
+mod groups;
 mod limits;
 mod tcp_listener;
 mod tcp_stream;

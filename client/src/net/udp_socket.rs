@@ -1,5 +1,6 @@
 //! A UDP socket.
 
+use super::groups::{EINVAL, Memberships, hops};
 use super::limits::Limits;
 use super::{each_address, local_address, to_std};
 use crate::control::UDP;
@@ -9,7 +10,7 @@ use smoltcp::socket::udp::{PacketBuffer, PacketMetadata, SendError, Socket};
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -29,6 +30,7 @@ struct Bound {
     readable: (Arc<Signal>, Waker),
     writable: (Arc<Signal>, Waker),
     limits: Limits,
+    memberships: Memberships,
     _lease: Arc<Lease>,
 }
 
@@ -36,6 +38,7 @@ impl Drop for Bound {
     fn drop(&mut self) {
         let shared = self.stack.shared();
         let mut engine = shared.lock();
+        self.memberships.leave_all(&mut engine);
         // What is still queued leaves now or never: a send does not wait for the wire.
         engine.push(&shared.bell);
         drop(engine.sockets.remove(self.handle));
@@ -99,6 +102,7 @@ impl UdpSocket {
             readable: Signal::new(),
             writable: Signal::new(),
             limits: Limits::default(),
+            memberships: Memberships::default(),
             _lease: lease,
         };
         Ok(Self { bound: Arc::new(bound) })
@@ -157,6 +161,68 @@ impl UdpSocket {
     /// As [`recv_from`](Self::recv_from).
     pub fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
         Ok(self.bound.receive(into, true)?.0)
+    }
+
+    /// Joins a group: what is sent to it and to the socket's port is received from now on. `interface` is the session's address, or
+    /// unspecified. As with [`std::net::UdpSocket`] on Linux a socket hears the groups that any other socket of the stack has joined.
+    ///
+    /// Nothing says whether policy lets the client hear the group: if it does not, nothing comes.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is no group, `AddrInUse` if the socket has joined it, `ENODEV` for another interface, `ENOBUFS` if the
+    /// stack is in 16 groups.
+    pub fn join_multicast_v4(&self, multiaddr: &Ipv4Addr, interface: &Ipv4Addr) -> io::Result<()> {
+        let bound = &*self.bound;
+        let own = bound.stack.grant().ipv4.map(|own| own.address);
+        bound.change(|engine| bound.memberships.join_v4(engine, *multiaddr, *interface, own))
+    }
+
+    /// The same with IPv6. `interface` is 0, since a stack has one.
+    ///
+    /// # Errors
+    /// As [`join_multicast_v4`](Self::join_multicast_v4), and `ENOPROTOOPT` if the socket is bound to an IPv4 address.
+    pub fn join_multicast_v6(&self, multiaddr: &Ipv6Addr, interface: u32) -> io::Result<()> {
+        let bound = &*self.bound;
+        let is_v6 = bound.local.is_ipv6();
+        bound.change(|engine| bound.memberships.join_v6(engine, *multiaddr, interface, is_v6))
+    }
+
+    /// Leaves a group.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` if the socket has not joined it, on this interface.
+    pub fn leave_multicast_v4(&self, multiaddr: &Ipv4Addr, interface: &Ipv4Addr) -> io::Result<()> {
+        let bound = &*self.bound;
+        bound.change(|engine| bound.memberships.leave_v4(engine, *multiaddr, *interface))
+    }
+
+    /// Leaves a group.
+    ///
+    /// # Errors
+    /// As [`leave_multicast_v4`](Self::leave_multicast_v4), `InvalidInput` if it is no group, `ENOPROTOOPT` if the socket is bound to an
+    /// IPv4 address.
+    pub fn leave_multicast_v6(&self, multiaddr: &Ipv6Addr, interface: u32) -> io::Result<()> {
+        let bound = &*self.bound;
+        let is_v6 = bound.local.is_ipv6();
+        bound.change(|engine| bound.memberships.leave_v6(engine, *multiaddr, interface, is_v6))
+    }
+
+    /// How many routers a datagram to an IPv4 group may pass, and one more; 1 unless it was set.
+    ///
+    /// # Errors
+    /// None.
+    pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
+        Ok(self.bound.memberships.ttl.load(Ordering::Relaxed).into())
+    }
+
+    /// Sets [`multicast_ttl_v4`](Self::multicast_ttl_v4). With 0 nothing leaves.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is more than 255.
+    pub fn set_multicast_ttl_v4(&self, ttl: u32) -> io::Result<()> {
+        let ttl = u8::try_from(ttl).map_err(|_| io::Error::from_raw_os_error(EINVAL))?;
+        self.bound.memberships.ttl.store(ttl, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Where it is bound; the address is unspecified if it is bound to all.
@@ -234,24 +300,43 @@ impl Bound {
         self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes what the stack has joined, and says so at once.
+    fn change(&self, change: impl FnOnce(&mut Engine) -> io::Result<()>) -> io::Result<()> {
+        let mut engine = self.lock();
+        engine.check()?;
+        change(&mut engine)?;
+        engine.push(&self.stack.shared().bell);
+        Ok(())
+    }
+
     fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
         // Headers: IPv4 20 or IPv6 40, and UDP 8.
         let headers = if to.is_ipv4() { 28 } else { 48 };
         if datagram.len() + headers > self.stack.grant().mtu {
             return Err(io::Error::from_raw_os_error(EMSGSIZE));
         }
+        let hops = hops(to, self.memberships.ttl.load(Ordering::Relaxed));
+        if hops == Some(0) {
+            return Ok(datagram.len());
+        }
         let mut deadline = None;
         let mut engine = self.lock();
         loop {
             engine.check()?;
             let socket = engine.udp(self.handle);
-            match socket.send_slice(datagram, IpEndpoint::from(to)) {
-                Ok(()) => {
-                    engine.push(&self.stack.shared().bell);
-                    return Ok(datagram.len());
+            // The limit is the socket's: what is queued leaves before it changes.
+            if socket.hop_limit() == hops || socket.send_queue() == 0 {
+                socket.set_hop_limit(hops);
+                match socket.send_slice(datagram, IpEndpoint::from(to)) {
+                    Ok(()) => {
+                        engine.push(&self.stack.shared().bell);
+                        return Ok(datagram.len());
+                    }
+                    Err(SendError::Unaddressable) => {
+                        return Err(io::ErrorKind::InvalidInput.into());
+                    }
+                    Err(SendError::BufferFull) => {}
                 }
-                Err(SendError::Unaddressable) => return Err(io::ErrorKind::InvalidInput.into()),
-                Err(SendError::BufferFull) => {}
             }
             socket.register_send_waker(&self.writable.1);
             let until = deadline.get_or_insert_with(|| self.limits.deadline(&self.limits.write));

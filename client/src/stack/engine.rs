@@ -6,6 +6,7 @@
 //! ```
 
 use super::closing::Closing;
+use super::groups::{self, Groups, TooMany};
 use super::listener::Listeners;
 use super::ports::Lease;
 use super::syn;
@@ -23,6 +24,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -104,6 +106,7 @@ pub(crate) struct Engine {
     pub(crate) listeners: Listeners,
     pub(crate) closing: Closing,
     pub(crate) stopping: bool,
+    groups: Groups,
     started: std::time::Instant,
     thread: Thread,
     /// Somebody has rung, and the thread has not read it yet.
@@ -124,6 +127,7 @@ impl Engine {
         // Seeds sequence numbers and the like: keys of the standard library's hasher are random.
         config.random_seed = RandomState::new().hash_one(grant.session);
         let mut iface = Interface::new(config, &mut device, Instant::ZERO);
+        device.silence_groups();
         iface.update_ip_addrs(|addresses| {
             let v4 = grant.ipv4.map(|p| IpCidr::new(p.address.into(), p.prefix));
             let v6 = grant.ipv6.map(|p| IpCidr::new(p.address.into(), p.prefix));
@@ -138,6 +142,8 @@ impl Engine {
         if let Some(gateway) = grant.gateway6 {
             let _ = iface.routes_mut().add_default_ipv6_route(gateway);
         }
+        let groups =
+            Groups::new(grant.mac, grant.ipv4.map(|p| p.address), grant.ipv6.map(|p| p.address));
         Self {
             iface,
             sockets: SocketSet::new(Vec::new()),
@@ -146,6 +152,7 @@ impl Engine {
             listeners: Listeners::default(),
             closing: Closing::default(),
             stopping: false,
+            groups,
             started: std::time::Instant::now(),
             thread: Thread::Awake,
             rung: false,
@@ -184,6 +191,7 @@ impl Engine {
         let mut received = 0;
         while received < BURST {
             self.give_way_to_syn();
+            self.hear_questions(now);
             match self.iface.poll_ingress_single(now, &mut self.device, &mut self.sockets) {
                 PollIngressSingleResult::None => break,
                 _ => received += 1,
@@ -211,9 +219,43 @@ impl Engine {
         }
     }
 
+    /// Routers ask which groups are joined.
+    fn hear_questions(&mut self, now: Instant) {
+        if self.groups.listens() && self.device.prepare() > 0 {
+            let mut head = [0; groups::HEAD];
+            let length = self.device.peek(&mut head);
+            self.groups.hear(head.get(..length).unwrap_or_default(), now);
+        }
+    }
+
+    /// A socket joins a group: its datagrams are let in, and whoever sends them here is told.
+    pub(crate) fn join(&mut self, group: IpAddr) -> Result<(), TooMany> {
+        let now = self.now();
+        if self.groups.join(group, now)? && self.iface.join_multicast_group(group).is_err() {
+            self.groups.leave(group, now);
+            return Err(TooMany);
+        }
+        Ok(())
+    }
+
+    /// A socket leaves a group.
+    pub(crate) fn leave(&mut self, group: IpAddr) {
+        let now = self.now();
+        if self.groups.leave(group, now) {
+            // It is in the table, and a group.
+            let _ = self.iface.leave_multicast_group(group);
+        }
+    }
+
+    /// When there is something to do without a frame or a user, if ever.
+    fn poll_at(&mut self, now: Instant) -> Option<Instant> {
+        let smoltcp = self.iface.poll_at(now, &self.sockets);
+        smoltcp.into_iter().chain(self.groups.due()).min()
+    }
+
     /// Sends what there is to send, flushed. Returns in how many goes.
     fn egress(&mut self, now: Instant) -> Result<usize, FrameError> {
-        let mut sent = 0;
+        let mut sent = self.groups.speak(now, &mut self.device);
         while sent < MOST_SENT {
             match self.iface.poll_egress(now, &mut self.device, &mut self.sockets) {
                 PollResult::None => break,
@@ -236,7 +278,7 @@ impl Engine {
         }
         self.closing.serve(now, &mut self.sockets, &mut self.pool);
         let Thread::Asleep(until) = self.thread else { return };
-        let at = self.iface.poll_at(now, &self.sockets);
+        let at = self.poll_at(now);
         if self.failure.is_some() || at.is_some_and(|at| until.is_none_or(|until| at < until)) {
             self.ring(bell);
         }
@@ -267,7 +309,7 @@ impl Engine {
         if starved && self.device.frames().split().1.free() > 0 {
             return Ok(None);
         }
-        let at = self.iface.poll_at(now, &self.sockets);
+        let at = self.poll_at(now);
         let delay = at.map(|at| if at > now { at - now } else { Duration::ZERO });
         let (want, delay) = match delay {
             // smoltcp wants to go on and cannot without slots.

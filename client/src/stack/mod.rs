@@ -13,12 +13,14 @@
 
 mod closing;
 mod engine;
+mod groups;
 mod listener;
 mod ports;
 mod signal;
 mod syn;
 
 pub(crate) use engine::Engine;
+pub(crate) use groups::is_report;
 pub(crate) use listener::ListenerId;
 pub(crate) use ports::Lease;
 pub(crate) use signal::Signal;

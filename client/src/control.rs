@@ -145,6 +145,39 @@ impl RuleClaim {
     }
 }
 
+/// All addresses with a prefix, that a client wants or has for itself alone, with all ports.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use usnet::{Options, PrefixClaim, Session};
+/// let mut session = Session::attach(Options::named("hosts"))?;
+/// session.claim_prefix(PrefixClaim::all("10.1.0.0".parse()?, 24))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixClaim {
+    /// One of the addresses.
+    pub address: IpAddr,
+    /// Bits that all of them begin with, at least 1.
+    pub bits: u8,
+    /// Of this IP protocol alone, or of all.
+    pub protocol: Option<u8>,
+}
+
+impl PrefixClaim {
+    /// Of all protocols.
+    #[must_use]
+    pub const fn all(address: IpAddr, bits: u8) -> Self {
+        Self { address, bits, protocol: None }
+    }
+
+    fn to_message(self) -> control::Rule {
+        let address = Address::new(self.address, self.bits);
+        control::Rule { address, protocol: self.protocol.unwrap_or(0), ..control::Rule::default() }
+    }
+}
+
 #[derive(Debug)]
 struct Connection {
     channel: Channel,
@@ -248,6 +281,23 @@ impl Control {
     /// # Errors
     /// [`RequestError`]: there is no such claim, or the session has ended.
     pub fn release_rule(&self, claim: RuleClaim) -> Result<(), RequestError> {
+        self.ask_rule(&Message::ReleaseRule(claim.to_message())).map(drop)
+    }
+
+    /// Asks for all addresses with a prefix: the switch answers ARP and neighbour discovery for them, and all that is for them and
+    /// for no longer prefix that somebody has comes here. It may send from them.
+    ///
+    /// # Errors
+    /// [`RequestError`]: policy (`own_prefixes`), quota, or another client has it; [`RequestError::Unsupported`] by an older daemon.
+    pub fn claim_prefix(&self, wish: PrefixClaim) -> Result<(), RequestError> {
+        self.ask_rule(&Message::ClaimRule(wish.to_message())).map(drop)
+    }
+
+    /// Gives them back, in the words of the claim.
+    ///
+    /// # Errors
+    /// [`RequestError`]: there is no such claim, or the session has ended.
+    pub fn release_prefix(&self, claim: PrefixClaim) -> Result<(), RequestError> {
         self.ask_rule(&Message::ReleaseRule(claim.to_message())).map(drop)
     }
 

@@ -38,7 +38,7 @@ pub mod services;
 pub mod session;
 pub mod stack;
 
-pub use control::{Claim, Control, RuleClaim};
+pub use control::{Claim, Control, PrefixClaim, RuleClaim};
 pub use error::{AttachError, FrameError, RequestError};
 pub use session::{Grant, Options, Session};
 pub use stack::{Stack, StackOptions};

@@ -6,7 +6,7 @@
 //!                                  +--> into_parts  for those who put the two in different places
 //! ```
 
-use crate::control::{Claim, Control, RuleClaim, message_name};
+use crate::control::{Claim, Control, PrefixClaim, RuleClaim, message_name};
 use crate::error::{AttachError, RequestError};
 use crate::raw::Frames;
 use rustix::net::SendFlags;
@@ -152,6 +152,7 @@ pub struct Session {
     frames: Frames,
     claims: Vec<Claim>,
     rules: Vec<RuleClaim>,
+    prefixes: Vec<PrefixClaim>,
 }
 
 impl Session {
@@ -222,7 +223,8 @@ impl Session {
         let frames = Frames::new(views, attached.session, signals, watch)
             .ok_or(AttachError::Unexpected { path, found: "a session without queue pairs" })?;
         let grant = Grant::from_message(&attached);
-        Ok(Self { options, grant, control, frames, claims: Vec::new(), rules: Vec::new() })
+        let (claims, rules, prefixes) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { options, grant, control, frames, claims, rules, prefixes })
     }
 
     /// What the daemon granted.
@@ -298,6 +300,25 @@ impl Session {
         self.control.release_rule(claim)
     }
 
+    /// Asks for all addresses with a prefix, as [`Control::claim_prefix`].
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub fn claim_prefix(&mut self, wish: PrefixClaim) -> Result<(), RequestError> {
+        self.control.claim_prefix(wish)?;
+        self.prefixes.push(wish);
+        Ok(())
+    }
+
+    /// Gives them back, in the words of the claim.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub fn release_prefix(&mut self, claim: PrefixClaim) -> Result<(), RequestError> {
+        self.prefixes.retain(|held| *held != claim);
+        self.control.release_prefix(claim)
+    }
+
     /// Attaches again, after the daemon was restarted or has ended the session, and claims again
     /// what was claimed. Frames under way are lost.
     ///
@@ -306,12 +327,16 @@ impl Session {
     /// [`AttachError::Reclaim`].
     pub fn reattach(&mut self) -> Result<(), AttachError> {
         let (claims, rules) = (self.claims.clone(), self.rules.clone());
+        let prefixes = self.prefixes.clone();
         *self = Self::attach(self.options.clone())?;
         for claim in claims {
             self.claim(claim).map_err(|source| AttachError::Reclaim { source })?;
         }
         for claim in rules {
             self.claim_rule(claim).map_err(|source| AttachError::Reclaim { source })?;
+        }
+        for claim in prefixes {
+            self.claim_prefix(claim).map_err(|source| AttachError::Reclaim { source })?;
         }
         Ok(())
     }

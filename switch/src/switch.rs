@@ -125,6 +125,17 @@ pub enum SwitchError {
         crate::steer::MEMBERS
     )]
     RulesFull,
+    /// The interface has as many claims of prefixes as it can, or another has this one.
+    #[error(
+        "no room for {rule}: an interface has at most {} claims of prefixes, of {} lengths, {} of one prefix",
+        crate::steer::PREFIX_RULES,
+        crate::steer::LENGTHS,
+        crate::steer::PER_PREFIX
+    )]
+    NoPrefix {
+        /// What was to be given.
+        rule: crate::steer::PrefixRule,
+    },
     /// The interface does not serve the address, or the protocol has no ports.
     #[error("{address} protocol {protocol} cannot be claimed here")]
     NotClaimable {

@@ -43,10 +43,23 @@ pub(crate) fn vet_plain(
     if frame.source != mac {
         return Err(DropReason::SpoofedMac);
     }
-    if !session.owns(frame.flow.source) {
+    if !owns(session, table, &frame.flow) {
         return Err(DropReason::SpoofedAddress);
     }
     vet_ports(session, table, &frame.flow, now)
+}
+
+/// Whether a session may send from where this flow comes from: its addresses, or those of a prefix that it has.
+#[inline(always)]
+fn owns(session: &Session, table: &Table, flow: &Flow) -> bool {
+    session.owns(flow.source)
+        || table.has_prefix(flow.source, flow.protocol, Receiver::Client(session.id))
+}
+
+/// Whether all of an address is a session's.
+pub(crate) fn is_alone(session: &Session, table: &Table, address: Address) -> bool {
+    session.exclusive.contains(&address)
+        || table.prefix_owner(address) == Some(Receiver::Client(session.id))
 }
 
 /// Judges a frame of `session`, sent on an interface with link address `mac`. `frame` was read from
@@ -87,7 +100,7 @@ pub(crate) fn vet(
             }
             vet_ip(session, table, sent, packet, now)
         }
-        Payload::Arp(arp) => vet_arp(session, mac, arp),
+        Payload::Arp(arp) => vet_arp(session, mac, table, arp),
         Payload::Eapol => vet_eapol(session, table, frame.destination, head),
         Payload::Other(_) => Err(DropReason::NotPermitted),
     }
@@ -172,15 +185,21 @@ fn vet_eapol(
     }
 }
 
-fn vet_arp(session: &Session, mac: Mac, arp: &ArpPacket) -> Result<Vetted, DropReason> {
+fn vet_arp(
+    session: &Session,
+    mac: Mac,
+    table: &Table,
+    arp: &ArpPacket,
+) -> Result<Vetted, DropReason> {
     if arp.sender_mac != mac {
         return Err(DropReason::SpoofedMac);
     }
-    if !session.owns(arp.sender) {
+    let own = Receiver::Client(session.id);
+    if !session.owns(arp.sender) && !table.speaks_from(arp.sender, own) {
         return Err(DropReason::SpoofedAddress);
     }
     // The owner of a shared address answers for it, and that is the kernel.
-    if arp.operation != 1 && !session.exclusive.contains(&arp.sender) {
+    if arp.operation != 1 && !is_alone(session, table, arp.sender) {
         return Err(DropReason::NotPermitted);
     }
     Ok(Vetted::Plain)
@@ -195,7 +214,9 @@ fn vet_ip(
     now: Time,
 ) -> Result<Vetted, DropReason> {
     let flow = &packet.flow;
-    if !session.owns(flow.source) {
+    let is_solicitation = matches!(packet.kind, IpKind::Icmp(Icmp::NeighborSolicitation { .. }));
+    let asks = || is_solicitation && table.speaks_from(flow.source, Receiver::Client(session.id));
+    if !owns(session, table, flow) && !asks() {
         return Err(DropReason::SpoofedAddress);
     }
     let key = |id| DatagramKey::of(packet, id);
@@ -310,7 +331,7 @@ fn vet_icmp(
 ) -> Result<Vetted, DropReason> {
     match icmp {
         Icmp::EchoRequest => learned(session, table, echo_answer(flow), now),
-        Icmp::EchoReply if session.exclusive.contains(&flow.source) => Ok(Vetted::Plain),
+        Icmp::EchoReply if is_alone(session, table, flow.source) => Ok(Vetted::Plain),
         // An error may speak of what was sent to the client, and to nobody but its sender.
         Icmp::Error { quoted: Some(quoted) }
             if quoted.destination == flow.source && quoted.source == flow.destination =>
@@ -321,7 +342,7 @@ fn vet_icmp(
             }
         }
         Icmp::NeighborSolicitation { .. } => Ok(Vetted::Plain),
-        Icmp::NeighborAdvertisement { target } if session.exclusive.contains(target) => {
+        Icmp::NeighborAdvertisement { target } if is_alone(session, table, *target) => {
             Ok(Vetted::Plain)
         }
         _ => Err(DropReason::NotPermitted),

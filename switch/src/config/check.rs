@@ -7,7 +7,7 @@ use super::raw::{
 };
 use super::{
     Behind, Config, Control, HostSource, Interface, Memory, MetricsAt, Network, Policy, Problem,
-    Protocols, Quota, Services, Subject, Worker, account, host_ports,
+    Protocols, Quota, Services, Subject, Worker, account, host_ports, prefixes,
 };
 use crate::classify::Mac;
 use crate::port::af_xdp::BusyPoll;
@@ -164,6 +164,7 @@ pub(super) fn check_addresses(policies: &[Policy], known: &[(&str, &[Network])])
                 problems.add(key, address, allowed);
             }
         }
+        prefixes::check_addresses(place, policy, covered, &mut problems);
     }
     problems.0
 }
@@ -179,6 +180,7 @@ fn built_in() -> impl Iterator<Item = Policy> {
         group: None,
         addresses: None,
         own_addresses: Vec::new(),
+        own_prefixes: Vec::new(),
         groups: all_groups().to_vec(),
         may: May::default(),
         services: Services::any(),
@@ -593,6 +595,7 @@ fn check_policy(
         group,
         addresses,
         own_addresses,
+        own_prefixes,
         groups,
         dhcp,
         eapol,
@@ -651,6 +654,7 @@ fn check_policy(
             .as_ref()
             .map(|texts| problems.list(&format!("{key}.addresses"), texts, ADDRESS)),
         own_addresses: own,
+        own_prefixes: prefixes::check(&format!("{key}.own_prefixes"), own_prefixes, problems),
         groups: check_groups(&format!("{key}.groups"), groups, problems),
         may: May { dhcp: *dhcp, eapol: *eapol },
         services: match ports {

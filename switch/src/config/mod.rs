@@ -19,6 +19,7 @@ mod error;
 mod host_ports;
 mod network;
 mod policy;
+mod prefixes;
 mod protocols;
 mod raw;
 mod service;

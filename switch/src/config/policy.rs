@@ -2,6 +2,7 @@
 
 use super::{Network, Protocols, Services, Sharing};
 use crate::session::May;
+use crate::steer::Prefix;
 use std::net::IpAddr;
 
 /// Who a connected process is, by the kernel's word.
@@ -70,6 +71,8 @@ pub struct Policy {
     pub addresses: Option<Vec<IpAddr>>,
     /// Addresses of which every session gets one of each family for itself alone.
     pub own_addresses: Vec<IpAddr>,
+    /// Prefixes of which a session may claim any part for itself alone.
+    pub own_prefixes: Vec<Prefix>,
     /// Groups that may be joined.
     pub groups: Vec<Network>,
     /// What else may be said.

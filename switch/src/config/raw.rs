@@ -343,6 +343,8 @@ pub(super) struct RawPolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) own_addresses: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) own_prefixes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) groups: Vec<String>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) dhcp: bool,

@@ -177,6 +177,24 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
         "[[policy]]\nany = true\nown_addresses = [\"224.0.0.1\"]",
         &["policy[0].own_addresses[0] = 224.0.0.1", "unicast"],
     );
+    for wrong in [
+        "10.1.0.1",
+        "10.0.0.0/7",
+        "224.0.0.0/8",
+        "ff15::/16",
+        "127.0.0.0/8",
+        "::/64",
+        "10.1.0.0/33",
+    ] {
+        key(
+            &format!("[[policy]]\nany = true\nown_prefixes = [\"{wrong}\"]"),
+            &[&format!("policy[0].own_prefixes[0] = \"{wrong}\""), "with one prefix"],
+        );
+    }
+    key(
+        "[[policy]]\nany = true\nown_prefixes = [\"10.1.2.0/24\", \"10.1.0.0/16\"]",
+        &["policy[0].own_prefixes[1] = \"10.1.0.0/16\"", "must not overlap 10.1.2.0/24"],
+    );
     for wrong in ["10.0.0.1", "224.0.0.0/3", "ff00::/7", "fe80::1", "224.0.0.1/33", "all"] {
         key(
             &format!("[[policy]]\nany = true\ngroups = [\"any\", \"{wrong}\"]"),
@@ -188,7 +206,8 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
 #[test]
 fn addresses_of_policies_must_be_those_of_their_interfaces() {
     let policy = "[[policy]]\nany = true\naddresses = [\"10.0.0.1\"]\n\
-                  own_addresses = [\"10.0.0.7\", \"10.0.1.7\", \"10.0.0.2\"]\n";
+                  own_addresses = [\"10.0.0.7\", \"10.0.1.7\", \"10.0.0.2\"]\n\
+                  own_prefixes = [\"10.0.0.128/25\", \"10.1.0.0/16\", \"10.0.0.0/28\"]\n";
     let config = parse(&format!("{ONE}{policy}")).unwrap();
     let networks = ["10.0.0.2/24".parse().unwrap()];
     let error = config.check_addresses(&[("eth1", &networks)]).unwrap_err().to_string();
@@ -196,7 +215,9 @@ fn addresses_of_policies_must_be_those_of_their_interfaces() {
     assert!(lines[0].contains("policy[0].addresses[0] = 10.0.0.1: must be an address"), "{error}");
     assert!(lines[1].contains("policy[0].own_addresses[1] = 10.0.1.7: must lie"), "{error}");
     assert!(lines[2].contains("policy[0].own_addresses[2] = 10.0.0.2: must not"), "{error}");
-    assert_eq!(lines.len(), 3);
+    let contains = "policy[0].own_prefixes[2] = 10.0.0.0/28: must not contain 10.0.0.2";
+    assert!(lines[3].contains(contains), "{error}");
+    assert_eq!(lines.len(), 4);
 }
 
 #[test]
@@ -218,7 +239,7 @@ fn the_effective_settings_are_a_file_that_gives_the_same() {
                 gateways = [\"10.0.0.254\"]\nhost_ports = [\"tcp/22\"]\nmtu = 1400\non_unmatched = \"unreachable\"\n\
                 mac = \"02:00:00:00:00:01\"\n\
                 [[policy]]\ngid = \"root\"\nmode = \"shared\"\ngroup = \"g\"\n\
-                own_addresses = [\"10.0.0.7\"]\naddresses = []\n\
+                own_addresses = [\"10.0.0.7\"]\naddresses = []\nown_prefixes = [\"10.1.0.0/24\", \"2001:db8::/32\"]\n\
                 groups = [\"224.0.0.251\", \"ff15::/16\", \"any\"]\ndhcp = true\neapol = true\n";
     let bump = &format!("{ONE}host = {{ interface = \"eth2\" }}\nhost_ports = [\"tcp/22\"]\n");
     for text in [ONE, full, bump] {

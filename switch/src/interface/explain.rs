@@ -182,6 +182,15 @@ impl Interface {
                         told.step("interface", None, "what is for no address here is for nobody")
                     }
                 }
+    /// Whose the address is by its prefix; whether it is anybody's.
+    fn tell_prefix(&self, told: &mut Explained, packet: &IpPacket, look: &Look) -> bool {
+        let Some((rule, holder)) = look.prefix else { return false };
+        let to = packet.flow.destination.to_ip();
+        let text = format!("{to} is of a prefix, and {rule} is claimed by");
+        told.step("prefix", Some(holder), text);
+        true
+    }
+
             }
         }
         if self.host.is_none() {
@@ -195,3 +204,4 @@ impl Interface {
         clients.map(|id| Receiver::Client(*id)).chain(self.host()).collect()
     }
 }
+            (false, ..) if self.tell_prefix(told, packet, look) => {}

@@ -22,7 +22,7 @@ use crate::port::Burst;
 use crate::session::Session;
 use crate::time::Time;
 use crate::verdict::{DropReason, Receiver};
-use crate::vet::{Vetted, vet, vet_plain};
+use crate::vet::{Vetted, is_alone, vet, vet_plain};
 use usnet_shmring::ledger::SessionId;
 
 /// The way of a frame that `from` sent to the interface's own link address.
@@ -263,7 +263,7 @@ impl Interface {
         let answer = match &seen.payload {
             Payload::Arp(arp) if arp.operation == 1 && self.table.is_local(arp.target) => {
                 // An announcement of the client's own address asks for no answer.
-                (arp.sender != arp.target || !from.exclusive.contains(&arp.sender))
+                (arp.sender != arp.target || !is_alone(from, &self.table, arp.sender))
                     .then_some(Answer::Arp(*arp))
             }
             Payload::Ip(IpPacket {

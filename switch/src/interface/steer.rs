@@ -141,7 +141,8 @@ impl Interface {
             IpKind::Icmp(Icmp::EchoReply) if host.is_some() => {
                 match self.steer_ip(seen, packet, now) {
                     Steered::To(Receiver::Client(id))
-                        if self.table.owner(packet.flow.destination).is_none() =>
+                        if self.table.owner(packet.flow.destination).is_none()
+                            && !self.table.is_in_prefix(packet.flow.destination) =>
                     {
                         Steered::Both(id)
                     }
@@ -187,6 +188,7 @@ impl Interface {
             Some(Receiver::Client(_)) => true,
             Some(Receiver::Host) => false,
             // What the kernel hears by itself it answers by itself.
+            None if self.table.is_in_prefix(address) => true,
             None => {
                 self.host.is_none() && self.kernel_hears.is_empty() && self.table.is_local(address)
             }

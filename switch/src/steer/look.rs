@@ -1,6 +1,6 @@
 //! What is in a table, for people who ask: nothing here marks, learns or forgets anything.
 
-use super::{Stage, Table};
+use super::{PrefixRule, Stage, Table};
 use crate::classify::Flow;
 use crate::time::Time;
 use crate::verdict::{Receiver, ReceiverCode};
@@ -27,6 +27,8 @@ pub(crate) struct Look {
     pub(crate) owner: Option<Receiver>,
     /// Who gets what no listener claims at an address that is shared.
     pub(crate) shared: Option<Receiver>,
+    /// The longest prefix of the address with a claim of the protocol, or of all, and whose it is.
+    pub(crate) prefix: Option<(PrefixRule, Receiver)>,
     /// Who gets what is for no local address.
     pub(crate) default: Option<Receiver>,
 }
@@ -62,6 +64,7 @@ impl Table {
             is_spread: has_sources && self.is_spread(flow),
             owner: local.and_then(|local| local.owner),
             shared: local.and_then(|local| local.shared.flatten()),
+            prefix: self.prefix_of(flow).filter(|_| local.is_none()),
             default: self.default,
         }
     }

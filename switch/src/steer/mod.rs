@@ -1,7 +1,7 @@
 //! Stage 2 of a frame's way: who receives a flow on this interface.
 //!
 //! ```text
-//!   exact flow -> listener (address, protocol, port; or protocol alone) -> address -> interface default -> nobody
+//!   exact flow -> listener (address, protocol, port; or protocol alone) -> address -> prefix -> interface default -> nobody
 //!                    |
 //!                    +-- a port with rules for some remote ends: the strongest of these, then the plain one
 //! ```
@@ -24,6 +24,7 @@ mod lines;
 mod locals;
 mod look;
 mod ports;
+mod prefixes;
 mod roll;
 mod rules;
 mod scope;
@@ -39,6 +40,7 @@ pub(crate) use exact::FlowIndex;
 pub use exact::{ExactTable, Refusal};
 pub use fragment::{DatagramKey, Found, FragmentTable};
 pub(crate) use look::{FlowSeen, Look};
+pub use prefixes::{LENGTHS, PER_PREFIX, PREFIX_RULES, PrefixRule};
 pub(crate) use rules::Held;
 pub use rules::{Rule, RuleRefusal};
 pub use scope::{Prefix, Scope};
@@ -55,6 +57,7 @@ use book::{Book, WorkerId};
 use claimed::Claims;
 use groups::Groups;
 use locals::{Local, Locals};
+use prefixes::Prefixes;
 use shared::Shared;
 use sources::Sources;
 use spread::Spread;
@@ -93,6 +96,8 @@ fn map_index(protocol: Protocol) -> usize {
 #[derive(Debug)]
 pub struct Table {
     locals: Locals,
+    /// Claims of whole prefixes.
+    prefixes: Prefixes,
     /// Rules that speak of the remote end.
     sources: Sources,
     /// Clients that hold the same, by number.
@@ -133,6 +138,7 @@ impl Table {
     pub fn new(default: Option<Receiver>, seed: u64) -> Self {
         Self {
             locals: Locals::new(seed.rotate_left(8)),
+            prefixes: Prefixes::new(seed.rotate_left(40)),
             sources: Sources::new(seed.rotate_left(24)),
             spreads: Vec::new(),
             exact: ExactTable::new(EXACT_FLOWS, seed),
@@ -256,17 +262,20 @@ impl Table {
         self.local(address)?.owner
     }
 
-    /// Whether the interface serves this address.
+    /// Whether the interface serves this address, by itself or as one of a prefix that a client has.
     #[inline]
     #[must_use]
     pub fn is_local(&self, address: Address) -> bool {
-        self.locals.get(address).is_some()
+        self.locals.get(address).is_some() || self.is_in_prefix(address)
     }
 
     /// Who gets what no listener claims at this address.
     #[must_use]
     pub fn address_default(&self, address: Address) -> Option<Receiver> {
-        self.local(address)?.default()
+        match self.local(address) {
+            Some(local) => local.default(),
+            None => self.prefix_owner(address),
+        }
     }
 
     #[inline]
@@ -371,7 +380,7 @@ impl Table {
             return (Some(receiver), index.map_or(Source::Book, Source::Flow));
         }
         let Some(local) = self.local(flow.destination) else {
-            return (self.default, Source::Rules);
+            return (self.beyond(flow), Source::Rules);
         };
         let code = local.code(flow);
         let listener = match code.receiver() {
@@ -386,7 +395,7 @@ impl Table {
     pub fn fallback(&self, destination: Address) -> Option<Receiver> {
         match self.local(destination) {
             Some(local) => local.default(),
-            None => self.default,
+            None => self.prefix_owner(destination).or(self.default),
         }
     }
 
@@ -425,6 +434,7 @@ impl Table {
         self.exact.forget(receiver);
         self.fragments.forget(|bound| bound == Some(receiver));
         self.locals.forget(receiver);
+        self.prefixes.forget(receiver);
         self.tell_all();
     }
 }

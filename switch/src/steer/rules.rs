@@ -140,7 +140,10 @@ impl Table {
     /// Whose the local end of this flow is, of which `answer` is what arrives, as `asks` may know it.
     #[inline]
     pub(crate) fn holder(&self, answer: &Flow, asks: Receiver) -> Held {
-        let code = self.local(answer.destination).map_or(ReceiverCode::NONE, |l| l.code(answer));
+        let Some(local) = self.local(answer.destination) else {
+            return self.prefix_holder(answer);
+        };
+        let code = local.code(answer);
         match code.receiver() {
             Some(receiver) => Held::By(receiver),
             None if code == ReceiverCode::SOURCES => self.holder_again(answer, asks),

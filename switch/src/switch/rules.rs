@@ -1,9 +1,10 @@
-//! Rules with a remote end, a priority or a group: given and taken by the control path.
+//! Rules with a remote end, a priority or a group, and prefixes of addresses: given and taken by the control path.
 
 use super::{Switch, SwitchError};
 use crate::session::InterfaceId;
-use crate::steer::{Rule, RuleRefusal, Table};
+use crate::steer::{PrefixRule, Rule, RuleRefusal, Table};
 use crate::verdict::Receiver;
+use usnet_shmring::ledger::SessionId;
 
 impl Switch {
     /// Gives a rule to a receiver that is there.
@@ -46,14 +47,42 @@ impl Switch {
         Ok(())
     }
 
+    /// Gives all addresses with a prefix to a client that is there.
+    ///
+    /// # Errors
+    /// [`SwitchError`], and nothing has changed.
+    pub fn give_prefix(
+        &mut self,
+        interface: InterfaceId,
+        rule: PrefixRule,
+        to: SessionId,
+    ) -> Result<(), SwitchError> {
+        if !self.clients_of(interface)?.contains(&to) {
+            return Err(SwitchError::NoSession(to));
+        }
+        let given = self.table_of(interface)?.give_prefix(rule, Receiver::Client(to));
+        given.map_err(|_| SwitchError::NoPrefix { rule })
+    }
+
+    /// Takes them back, if the client has them.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoInterface`]
+    pub fn take_prefix(
+        &mut self,
+        interface: InterfaceId,
+        rule: PrefixRule,
+        from: SessionId,
+    ) -> Result<(), SwitchError> {
+        self.table_of(interface)?.take_prefix(rule, Receiver::Client(from));
+        Ok(())
+    }
+
     fn table_of(&mut self, interface: InterfaceId) -> Result<&mut Table, SwitchError> {
         Ok(&mut self.interfaces.get_mut(interface)?.table)
     }
 
-    fn clients_of(
-        &self,
-        interface: InterfaceId,
-    ) -> Result<&[usnet_shmring::ledger::SessionId], SwitchError> {
+    fn clients_of(&self, interface: InterfaceId) -> Result<&[SessionId], SwitchError> {
         let place = self.interfaces.get(interface);
         place.map(|i| i.clients.as_slice()).ok_or(SwitchError::NoInterface(interface))
     }

@@ -49,7 +49,7 @@ fn a_claim_that_another_holds_is_refused_with_the_holder() {
     assert_eq!(code, RefusalCode::InUse);
     assert_eq!(
         words,
-        format!("port 8005 of tcp at 10.77.0.1 is held by session {}", a.attached.session)
+        format!("port 8005 of tcp at 10.77.0.1 is held by session {} (a)", a.attached.session)
     );
     let (code, words) = b.peer.claim(claim(TCP, 22, 1)).unwrap_err();
     assert_eq!((code, words.contains("held by the host")), (RefusalCode::InUse, true), "{words}");

@@ -23,7 +23,8 @@ fn kept(daemon: &Daemon) -> Vec<(String, u64, u64, String)> {
 fn is_held(client: &mut Client, protocol: u8, port: u16) {
     let (code, words) = client.peer.claim(claim(protocol, port, 1)).unwrap_err();
     assert_eq!(code, RefusalCode::InUse, "{words}");
-    assert!(words.contains("held by client[0] of the configuration"), "{words}");
+    let whose = "kept for client web by [[client]] of the configuration";
+    assert!(words.contains(whose), "{words}");
 }
 
 #[test]

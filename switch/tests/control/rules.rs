@@ -216,3 +216,51 @@ fn the_host_keeps_a_port_for_what_its_configuration_names() {
     assert_eq!(answer("192.0.2.7:5")["verdict"], "host");
     assert_eq!(answer("192.0.3.7:5")["verdict"], "client");
 }
+
+#[test]
+fn a_prefix_is_claimed_listed_explained_and_gone_with_its_session() {
+    let daemon = Daemon::start(
+        "[worker]\ncount = 2\n[[policy]]\nany = true\nown_prefixes = [\"10.1.0.0/16\"]\n",
+    );
+    let mut hosts = Client::attach(&daemon.socket(), "hosts");
+    let mut other = Client::attach(&daemon.socket(), "other");
+    let prefix = |text: &str, bits: u8, protocol: u8| Rule {
+        address: Address::new(text.parse().unwrap(), bits),
+        ..rule(protocol, 0, 0)
+    };
+    let whole = prefix("10.1.2.0", 24, 0);
+    assert_eq!(ask(&mut hosts, &Message::ClaimRule(whole)), Ok(whole));
+    // Root has both, so it may share a prefix out; but what one has another does not get as well.
+    let (code, words) = ask(&mut other, &Message::ClaimRule(whole)).unwrap_err();
+    assert_eq!(code, RefusalCode::InUse);
+    assert!(
+        words.starts_with("all of 10.1.2.0/24 is held by session") && words.ends_with("(hosts)"),
+        "{words}"
+    );
+    ask(&mut other, &Message::ClaimRule(prefix("10.1.2.0", 24, TCP))).unwrap();
+    ask(&mut other, &Message::ClaimRule(prefix("10.1.2.7", 32, 0))).unwrap();
+    let (code, words) =
+        ask(&mut other, &Message::ClaimRule(prefix("10.2.0.0", 16, 0))).unwrap_err();
+    assert_eq!(code, RefusalCode::NotPermitted, "{words}");
+    let narrow = Rule { remote_port: 9, ..whole };
+    assert_eq!(ask(&mut other, &Message::ClaimRule(narrow)).unwrap_err().0, RefusalCode::Protocol);
+    let owner = |protocol: &str, to: &str| {
+        let answer = daemon.json(&["explain", "w0", protocol, "192.0.2.7:5000", to]);
+        let steps = answer["steps"].as_array().unwrap();
+        assert!(steps.iter().any(|step| step["step"] == "prefix"), "{answer}");
+        answer["owners"][0]["name"].clone()
+    };
+    assert_eq!(owner("udp", "10.1.2.8:80"), "hosts");
+    assert_eq!(owner("tcp", "10.1.2.8:80"), "other");
+    assert_eq!(owner("udp", "10.1.2.7:80"), "other");
+    let listed: Vec<Value> = daemon.rules();
+    let one =
+        |r: &Value| format!("{} {} {}", r["address"], r["protocol"], r["name"]).replace('"', "");
+    let listed: Vec<String> = listed.iter().map(one).collect();
+    assert_eq!(listed, ["10.1.2.0/24 any hosts", "10.1.2.0/24 tcp other", "10.1.2.7 any other"]);
+    assert_eq!(ask(&mut hosts, &Message::ReleaseRule(whole)), Ok(whole));
+    assert_eq!(ask(&mut hosts, &Message::ReleaseRule(whole)).unwrap_err().0, RefusalCode::NotFound);
+    other.peer.ask(&Message::Detach).unwrap();
+    assert_eq!(daemon.rules(), [] as [Value; 0]);
+    ask(&mut hosts, &Message::ClaimRule(prefix("10.1.2.0", 24, TCP))).unwrap();
+}

@@ -26,6 +26,7 @@ mod modes;
 mod pieces;
 mod pieces_model;
 mod places;
+mod prefixes;
 mod remembered;
 mod replaced;
 mod rules;

@@ -29,10 +29,12 @@ fn sum(value: &Value) -> u64 {
     entries(value).filter_map(|(_, count)| count.as_u64()).sum()
 }
 
-/// `80` or `8000-8010`.
+/// `80` or `8000-8010`; `all` of a prefix, `-` where there are none.
 pub(crate) fn ports(rule: &Value) -> String {
     let (first, last) = (cell(&rule["first_port"]), cell(&rule["last_port"]));
-    if first == "0" {
+    if (first.as_str(), last.as_str()) == ("0", "65535") {
+        "all".into()
+    } else if first == "0" {
         "-".into()
     } else if first == last {
         first

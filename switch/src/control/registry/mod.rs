@@ -14,16 +14,17 @@
 //! - No input or output, no clock: the same calls give the same answers. What a claim costs outside (ports
 //!   that the kernel shares) is done by whoever calls [`Registry::claim_if`].
 
+mod prefixes;
 mod refusal;
 mod reserved;
 mod scoped;
 
-pub use refusal::{Refusal, Resource};
+pub use refusal::{Refusal, Resource, Whose};
 pub use reserved::Reserved;
 
 use crate::classify::Protocol;
 use crate::config::{Protocols, Quota, Services, protocol_name};
-use crate::steer::Scope;
+use crate::steer::{Prefix, PrefixRule, Scope};
 use core::fmt;
 use core::ops::RangeInclusive;
 use scoped::Scoped;
@@ -54,7 +55,7 @@ impl fmt::Display for Holder {
         match self {
             Self::Host => f.write_str("the host"),
             Self::Flows => f.write_str("flows that are learned (flow_ports)"),
-            Self::Reserved(number) => write!(f, "client[{number}] of the configuration"),
+            Self::Reserved(_) => f.write_str("a client of the configuration"),
             Self::Session(id) => write!(f, "session {id}"),
         }
     }
@@ -71,6 +72,8 @@ pub struct Entry {
     pub shared: Vec<IpAddr>,
     /// Addresses of which it gets one of each family for itself.
     pub own_pool: Vec<IpAddr>,
+    /// Prefixes of which it may claim any part.
+    pub own_prefixes: Vec<Prefix>,
     /// Ports that it may claim at shared addresses.
     pub services: Services,
     /// Protocols without ports that it may claim there.
@@ -201,6 +204,7 @@ pub struct Registry {
     /// What is held for some remote ends, or by a group.
     scoped: BTreeMap<Place, Vec<Scoped>>,
     own: BTreeMap<(usize, IpAddr), SessionId>,
+    prefixes: BTreeMap<(usize, PrefixRule), SessionId>,
     members: BTreeMap<SessionId, Member>,
     reservations: reserved::Reservations,
     /// Where the last free block ended: the next search begins there, so that a port that was just
@@ -218,6 +222,7 @@ impl Registry {
             held: BTreeMap::new(),
             scoped: BTreeMap::new(),
             own: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
             members: BTreeMap::new(),
             reservations: reserved::Reservations::default(),
             cursor: 0,
@@ -432,6 +437,7 @@ impl Registry {
     /// Frees everything that a session held: its grants, which are returned, and its addresses.
     pub fn end(&mut self, id: SessionId) -> Vec<Grant> {
         self.own.retain(|_, holder| *holder != id);
+        self.prefixes.retain(|_, holder| *holder != id);
         let Some(member) = self.members.get_mut(&id) else { return Vec::new() };
         let interface = member.entry.interface;
         let grants = core::mem::take(&mut member.grants);
@@ -466,10 +472,11 @@ impl Registry {
         self.reserve_again(interface, grant);
     }
 
-    /// Ports that an account has.
+    /// Ports that an account has; a prefix counts as one.
     fn ports_of(&self, account: (u32, usize)) -> u32 {
         let members = self.members.values().filter(|m| m.entry.account == account);
-        members.flat_map(|m| &m.grants).map(|g| g.wish.size()).sum()
+        let ports: u32 = members.flat_map(|m| &m.grants).map(|g| g.wish.size()).sum();
+        ports + self.prefixes_of(account)
     }
 
     /// A range at `place` that has a port in common with `count` ports from `first`.

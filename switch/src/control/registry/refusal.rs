@@ -1,9 +1,9 @@
 //! Why a wish was not granted, in words for the client.
 
-use super::{Holder, Wish};
+use super::{Holder, Registry, Wish};
 use crate::classify::Protocol;
 use crate::config::protocol_name;
-use crate::steer::Scope;
+use crate::steer::{Prefix, PrefixRule, Scope};
 use core::fmt;
 use std::net::IpAddr;
 use thiserror::Error;
@@ -30,12 +30,45 @@ impl fmt::Display for Resource {
     }
 }
 
+/// Who has something, with the name that a client has given itself, or the configuration has given it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose {
+    /// Who.
+    pub holder: Holder,
+    /// A client's name.
+    pub name: Option<String>,
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.holder, &self.name) {
+            (Holder::Reserved(_), Some(name)) => {
+                write!(f, "kept for client {name} by [[client]] of the configuration")
+            }
+            (holder, Some(name)) => write!(f, "held by {holder} ({name})"),
+            (holder, None) => write!(f, "held by {holder}"),
+        }
+    }
+}
+
+impl Registry {
+    /// Who that is.
+    pub(super) fn whose(&self, holder: Holder) -> Whose {
+        let name = match holder {
+            Holder::Host | Holder::Flows => None,
+            Holder::Reserved(number) => self.reserved_for(number),
+            Holder::Session(id) => self.name_of(id),
+        };
+        Whose { holder, name: name.map(str::to_owned) }
+    }
+}
+
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// Somebody else, or the session itself, has one of the ports.
-    #[error("port {port} of {} at {address} is held by {holder}", protocol_name(*protocol))]
+    #[error("port {port} of {} at {address} is {holder}", protocol_name(*protocol))]
     Held {
         /// Where.
         address: IpAddr,
@@ -44,10 +77,10 @@ pub enum Refusal {
         /// The first port in question.
         port: u16,
         /// By whom.
-        holder: Holder,
+        holder: Whose,
     },
     /// Somebody has one of the ports for the same remote end, or one that overlaps.
-    #[error("{} at {address}{scope} is held by {holder}{why}", named(*protocol, *port))]
+    #[error("{} at {address}{scope} is {holder}{why}", named(*protocol, *port))]
     HeldFor {
         /// Where.
         address: IpAddr,
@@ -58,9 +91,31 @@ pub enum Refusal {
         /// For which remote ends.
         scope: Scope,
         /// By whom.
-        holder: Holder,
+        holder: Whose,
         /// Why it cannot be shared, if it might have been.
         why: &'static str,
+    },
+    /// Somebody has the prefix, or the session itself.
+    #[error("{rule} is {holder}")]
+    PrefixHeld {
+        /// What is held.
+        rule: PrefixRule,
+        /// By whom.
+        holder: Whose,
+    },
+    /// Policy keeps this prefix from the user.
+    #[error("policy does not allow the prefix {prefix}; it allows: {allowed}")]
+    Prefix {
+        /// What was asked for.
+        prefix: Prefix,
+        /// What might have been.
+        allowed: String,
+    },
+    /// No such prefix is held.
+    #[error("the session does not hold {rule}")]
+    PrefixNotHeld {
+        /// What was to be released.
+        rule: PrefixRule,
     },
     /// The kernel's stack uses one of the ports.
     #[error(
@@ -157,16 +212,22 @@ impl Refusal {
     #[must_use]
     pub const fn code(&self) -> RefusalCode {
         match self {
-            Self::Held { .. } | Self::HeldFor { .. } | Self::Kernel { .. } => RefusalCode::InUse,
+            Self::Held { .. }
+            | Self::HeldFor { .. }
+            | Self::PrefixHeld { .. }
+            | Self::Kernel { .. } => RefusalCode::InUse,
             Self::NoBlock { .. }
             | Self::Quota { .. }
             | Self::NoAddress
             | Self::Descriptors { .. } => RefusalCode::Exhausted,
             Self::NotKept { .. } => RefusalCode::Internal,
-            Self::Services { .. } | Self::NoPorts { .. } => RefusalCode::NotPermitted,
-            Self::OtherAddress { .. } | Self::NotHeld { .. } | Self::NoSession => {
-                RefusalCode::NotFound
+            Self::Services { .. } | Self::NoPorts { .. } | Self::Prefix { .. } => {
+                RefusalCode::NotPermitted
             }
+            Self::OtherAddress { .. }
+            | Self::NotHeld { .. }
+            | Self::PrefixNotHeld { .. }
+            | Self::NoSession => RefusalCode::NotFound,
             Self::Range { .. } => RefusalCode::Protocol,
         }
     }

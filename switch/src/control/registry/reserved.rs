@@ -53,6 +53,7 @@ impl Registry {
         self.held.retain(|((place, ..), _), _| *place != interface);
         self.scoped.retain(|(place, ..), _| *place != interface);
         self.own.retain(|(place, _), _| *place != interface);
+        self.prefixes.retain(|(place, _), _| *place != interface);
         self.reservations.all.iter_mut().filter(|r| r.interface == interface).for_each(|r| {
             // Its number, which others may bear, is of no meaning any more.
             r.addresses.clear();
@@ -81,6 +82,11 @@ impl Registry {
     #[must_use]
     pub fn reserved_for(&self, number: u16) -> Option<&str> {
         Some(self.reservations.all.get(usize::from(number))?.name.as_str())
+    }
+
+    /// What a session calls itself.
+    pub(super) fn name_of(&self, id: SessionId) -> Option<&str> {
+        self.reservations.known.get(&id).map(|(name, _)| name.as_str())
     }
 
     pub(super) fn leave(&mut self, id: SessionId) {

@@ -66,6 +66,8 @@ impl Registry {
         };
         let plain = self.held.range((place, 0)..=(place, last)).rev();
         for (&(_, start), &(end, holder)) in plain.take_while(|(_, (end, _))| *end >= first) {
+            let shares = is_ours(holder);
+            let holder = self.whose(holder);
             // Kept for this very client.
             if self.is_for(holder, id) {
                 continue;
@@ -77,7 +79,7 @@ impl Registry {
             if wish.scope.is_plain() || end < first {
                 return Some(Refusal::Held { address, protocol, port, holder });
             }
-            let why = if is_ours(holder) { ALONE } else { "" };
+            let why = if shares { ALONE } else { "" };
             let scope = Scope::default();
             return Some(Refusal::HeldFor { address, protocol, port, scope, holder, why });
         }
@@ -102,7 +104,8 @@ impl Registry {
                     true => continue,
                 },
             };
-            let (port, scope, holder) = (held.first.max(first), held.scope, held.holder);
+            let (port, scope) = (held.first.max(first), held.scope);
+            let holder = self.whose(held.holder);
             return Some(Refusal::HeldFor { address, protocol, port, scope, holder, why });
         }
         None

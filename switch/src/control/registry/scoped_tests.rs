@@ -25,6 +25,7 @@ fn entry(uid: u32) -> Entry {
         account: (uid, 0),
         shared: vec![ip(SHARED)],
         own_pool: Vec::new(),
+        own_prefixes: Vec::new(),
         services: Services::unprivileged(),
         protocols: Protocols::parse(&["gre".to_owned()]).unwrap(),
         quota: Quota { sessions: 4, ports: 100, ring_capacity: 1024, slots: 8192, flows: 16 },
@@ -78,7 +79,10 @@ fn one_user_may_nest_what_it_holds_but_not_hold_the_same_twice() {
     r.claim(B, tcp(8003, 1, from("192.0.2.7/32"))).unwrap();
     r.claim(A, tcp(8003, 1, Scope { priority: 1, ..from("192.0.2.0/24") })).unwrap();
     let refusal = r.claim(A, tcp(8000, 5, from("192.0.2.7/32"))).unwrap_err();
-    assert!(matches!(refusal, Refusal::HeldFor { port: 8003, holder: Holder::Session(B), .. }));
+    assert!(matches!(
+        refusal,
+        Refusal::HeldFor { port: 8003, holder: Whose { holder: Holder::Session(B), .. }, .. }
+    ));
     assert!(r.claim(B, tcp(8009, 1, Scope::default())).is_err(), "plainly it is held once");
     // In the other order, too.
     let mut r = registry(&[1, 1]);

@@ -21,6 +21,7 @@ fn entry(uid: u32) -> Entry {
         account: (uid, 0),
         shared: SHARED.map(ip).to_vec(),
         own_pool: Vec::new(),
+        own_prefixes: Vec::new(),
         services: Services::unprivileged(),
         protocols: Protocols::default(),
         quota: quota(),
@@ -48,7 +49,7 @@ fn a_conflict_names_the_holder_and_the_first_port_in_question() {
     let mut r = registry(2);
     r.claim(A, Wish { address: Some(ip("fd00::1")), ..tcp(8000, 10) }).unwrap();
     let refusal = r.claim(B, tcp(7999, 4)).unwrap_err();
-    let holder = Holder::Session(A);
+    let holder = Whose { holder: Holder::Session(A), name: None };
     let (address, protocol) = (ip("fd00::1"), Protocol::TCP);
     assert_eq!(refusal, Refusal::Held { address, protocol, port: 8000, holder });
     assert_eq!(refusal.to_string(), "port 8000 of tcp at fd00::1 is held by session 0");

@@ -189,6 +189,7 @@ fn entry(
         account,
         shared,
         own_pool: own.copied().collect(),
+        own_prefixes: policy.own_prefixes.clone(),
         services: policy.services.clone(),
         protocols: policy.protocols.clone(),
         quota: policy.quota,

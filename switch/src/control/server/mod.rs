@@ -21,6 +21,7 @@ mod host;
 mod listener;
 mod look;
 mod ports;
+mod prefixes;
 mod report;
 mod request;
 mod reserve;

@@ -2,12 +2,13 @@
 
 use super::Server;
 use super::ports::{self, SupplyReport};
+use crate::classify::Protocol;
 use crate::config::{Backend, HostEndpoint, Sharing, protocol_name};
 use crate::control::registry::{Holder, Rule};
 use crate::control::session::State;
 use crate::daemon::Choice;
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
-use crate::steer::Scope;
+use crate::steer::{PrefixRule, Scope};
 use serde::Serialize;
 use std::net::IpAddr;
 use usnet_shmring::layout::VERSION;
@@ -179,7 +180,9 @@ pub(super) fn clients<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Vec<Cli
 #[derive(Serialize)]
 pub(super) struct RuleReport<'a> {
     ifname: &'a str,
-    address: IpAddr,
+    /// An address, or all with a prefix.
+    address: String,
+    /// `any`: all of them, of a prefix.
     protocol: String,
     first_port: u16,
     last_port: u16,
@@ -198,9 +201,10 @@ pub(super) fn client_name(server: &Server, id: SessionId) -> Option<&str> {
     Some(server.connections.get(key)?.attachment.as_ref()?.name.as_str())
 }
 
-/// Every range in force, by interface, address, protocol and port.
+/// Every range in force, by interface, address, protocol and port; then the prefixes.
 pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
     let name = |id: SessionId| client_name(server, id);
+    let ifname = |index: &usize| server.interfaces.get(index).map_or("?", |i| i.name.as_str());
     let report = |rule: Rule| {
         let (holder, client, name) = match rule.holder {
             Holder::Host => ("host", None, None),
@@ -209,8 +213,8 @@ pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
             Holder::Session(id) => ("client", Some(id.0), name(id)),
         };
         RuleReport {
-            ifname: server.interfaces.get(&rule.interface).map_or("?", |i| &i.name),
-            address: rule.address,
+            ifname: ifname(&rule.interface),
+            address: rule.address.to_string(),
             protocol: protocol_name(rule.protocol),
             first_port: rule.first,
             last_port: rule.last,
@@ -220,5 +224,16 @@ pub(super) fn rules(server: &Server) -> Vec<RuleReport<'_>> {
             name,
         }
     };
-    server.registry.rules().map(report).collect()
+    let prefix = |(interface, rule, id): (usize, PrefixRule, SessionId)| RuleReport {
+        ifname: ifname(&interface),
+        address: rule.prefix.to_string(),
+        protocol: rule.protocol.map_or("any".to_owned(), protocol_name),
+        first_port: 0,
+        last_port: if rule.protocol.is_none_or(Protocol::has_ports) { u16::MAX } else { 0 },
+        scope: ScopeReport::of(&Scope::default()),
+        holder: "client",
+        client: Some(id.0),
+        name: name(id),
+    };
+    server.registry.rules().map(report).chain(server.registry.prefixes().map(prefix)).collect()
 }

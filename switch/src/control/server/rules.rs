@@ -2,6 +2,7 @@
 
 use super::super::registry::{Grant, Registry, Wish};
 use super::attach::Rejection;
+use super::prefixes::prefix;
 use super::request::local_address;
 use super::{Server, SharedInterface};
 use crate::classify::Protocol;
@@ -16,7 +17,7 @@ use usnet_shmring::control::{Address, Message, RefusalCode, Rule, rule_flags};
 use usnet_shmring::ledger::SessionId;
 
 /// Has every worker do the same; the first refusal is the answer.
-fn each(
+pub(super) fn each(
     workers: &Workers,
     what: impl Fn(&mut Switch) -> Result<(), SwitchError> + Clone + Send + 'static,
 ) -> Result<(), SwitchError> {
@@ -57,7 +58,10 @@ impl Server {
 
     pub(super) fn release_rule(&mut self, key: u64, rule: &Rule) -> Result<Rule, Rejection> {
         let (id, interface) = self.session_of(key)?;
-        self.give_back(id, interface, wish(rule)?)?;
+        match prefix(rule) {
+            Some(prefix) => self.release_prefix(id, interface, prefix?)?,
+            None => self.give_back(id, interface, wish(rule)?)?,
+        }
         Ok(*rule)
     }
 
@@ -72,6 +76,9 @@ impl Server {
         self.send(key, request, &message);
     }
 
+        if let Some(prefix) = prefix(rule) {
+            return self.claim_prefix(id, interface, prefix?).map(|()| *rule);
+        }
     /// Has the workers give what was granted to a session.
     pub(super) fn enforce(
         &self,

@@ -1,6 +1,6 @@
 //! Ports that are kept for clients, against a model that knows each port by itself.
 
-use super::super::{Entry, Holder, Refusal, Registry, Rule, Wish};
+use super::super::{Entry, Holder, Refusal, Registry, Rule, Whose, Wish};
 use super::Reserved;
 use crate::classify::Protocol;
 use crate::config::{Peer, Protocols, Quota, Services};
@@ -40,6 +40,7 @@ fn registry() -> Registry {
             account: (uid, 0),
             shared: here(),
             own_pool: Vec::new(),
+            own_prefixes: Vec::new(),
             services: Services::parse(&["tcp/1-30".into()]).unwrap(),
             protocols: Protocols::default(),
             quota: Quota { sessions: 4, ports: 100, ring_capacity: 64, slots: 4096, flows: 1 },
@@ -67,7 +68,14 @@ fn what_is_kept_for_a_client_is_its_alone_and_kept_again_when_it_ends() {
     for id in [THIEF, OTHER] {
         let refusal = r.claim(id, tcp(9, 2)).unwrap_err();
         assert_eq!(refusal.code(), RefusalCode::InUse);
-        assert!(matches!(refusal, Refusal::Held { port: 10, holder: Holder::Reserved(0), .. }));
+        let text =
+            "port 10 of tcp at 10.0.0.1 is kept for client web by [[client]] of the configuration";
+        assert_eq!(refusal.to_string(), text);
+        let Refusal::Held { port: 10, holder: Whose { holder: Holder::Reserved(0), .. }, .. } =
+            refusal
+        else {
+            panic!("{refusal:?}")
+        };
     }
     // Where any will do it is passed over, also by whom it is kept for.
     assert_eq!(r.claim(THIEF, tcp(0, 9)).unwrap().wish.first, 1);

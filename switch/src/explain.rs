@@ -19,17 +19,24 @@ pub(crate) enum Carried {
     Udp,
     /// An echo request.
     Icmp,
+    /// The answer to one.
+    EchoReply,
 }
 
 impl Carried {
-    const ALL: [(Self, &str); 3] = [(Self::Tcp, "tcp"), (Self::Udp, "udp"), (Self::Icmp, "icmp")];
+    const ALL: [(Self, &str); 4] = [
+        (Self::Tcp, "tcp"),
+        (Self::Udp, "udp"),
+        (Self::Icmp, "icmp"),
+        (Self::EchoReply, "echo-reply"),
+    ];
 
     /// The protocol's number over IPv4.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
-            Self::Icmp => 1,
+            Self::Icmp | Self::EchoReply => 1,
         }
     }
 
@@ -62,9 +69,9 @@ impl Question {
         };
         let named = |(_, name): &&(Carried, &str)| *name == protocol;
         let carried = Carried::ALL.iter().find(named).map(|(carried, _)| *carried);
-        let carried =
-            carried.ok_or_else(|| format!("protocol {protocol:?}: must be tcp, udp or icmp"))?;
-        let source = end("source", source, carried)?;
+        let must = "must be tcp, udp, icmp or echo-reply";
+        let carried = carried.ok_or_else(|| format!("protocol {protocol:?}: {must}"))?;
+        let source = end(SOURCE, source, carried)?;
         let destination = end("destination", destination, carried)?;
         if source.is_ipv4() != destination.is_ipv4() {
             let text =
@@ -87,6 +94,11 @@ impl Question {
             Carried::Udp => (17, [&ports.concat()[..], &[0, 8, 0, 0]].concat()),
             Carried::Icmp if is_v4 => (1, vec![8, 0, 0, 0, 0, 1, 0, 1]),
             Carried::Icmp => (58, vec![128, 0, 0, 0, 0, 1, 0, 1]),
+            Carried::EchoReply => {
+                let [_, [high, low]] = ports;
+                let (protocol, kind) = if is_v4 { (1, 0) } else { (58, 129) };
+                (protocol, vec![kind, 0, 0, 0, high, low, 0, 1])
+            }
         };
         let length = u16::try_from(body.len()).unwrap_or(0);
         let sender = [2, 0, 0, 0, 0, 0xfe];
@@ -117,17 +129,27 @@ impl Question {
     }
 }
 
-/// One end: an address, and a port where the protocol has them.
+const SOURCE: &str = "source";
+
+/// One end: an address, and a port where the protocol has them, or the identifier that a reply repeats.
 fn end(which: &str, text: &str, carried: Carried) -> Result<SocketAddr, String> {
-    if carried == Carried::Icmp {
+    if carried == Carried::Icmp || carried == Carried::EchoReply && which == SOURCE {
         let ip: Result<IpAddr, _> = text.parse();
         return ip.map(|ip| SocketAddr::new(ip, 0)).map_err(|_| {
-            format!("{which} {text:?}: must be an address without port, as icmp has none")
+            format!(
+                "{which} {text:?}: must be an address without port, as {} has none",
+                carried.name()
+            )
         });
     }
     let parsed = text.parse();
     parsed.map_err(|_| {
-        let form = "must be ADDRESS:PORT, as in 192.0.2.7:5000 or [2001:db8::7]:5000";
+        let form = match carried {
+            Carried::EchoReply => {
+                "must be ADDRESS:IDENTIFIER, as in 10.0.0.1:77 or [2001:db8::1]:77"
+            }
+            _ => "must be ADDRESS:PORT, as in 192.0.2.7:5000 or [2001:db8::7]:5000",
+        };
         format!("{which} {text:?}: {form}")
     })
 }
@@ -178,13 +200,16 @@ impl Explained {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classify::{IpKind, Payload, Protocol, classify};
+    use crate::classify::{Icmp, IpKind, Payload, Protocol, classify};
 
     #[test]
     fn a_question_that_is_wrong_is_told_which_word_and_why() {
         let wrong = [
             ("eth0 tcp 10.0.0.1:80", "3 words instead of four"),
-            ("eth0 gre 192.0.2.7:1 10.0.0.1:80", "protocol \"gre\": must be tcp, udp or icmp"),
+            (
+                "eth0 gre 192.0.2.7:1 10.0.0.1:80",
+                "protocol \"gre\": must be tcp, udp, icmp or echo-reply",
+            ),
             ("eth0 tcp 192.0.2.7 10.0.0.1:80", "source \"192.0.2.7\": must be ADDRESS:PORT"),
             ("eth0 udp 192.0.2.7:1 10.0.0.1:80000", "destination \"10.0.0.1:80000\": must be"),
             (
@@ -192,6 +217,14 @@ mod tests {
                 "source \"192.0.2.7:1\": must be an address without",
             ),
             ("eth0 tcp 192.0.2.7:1 [fd00::1]:80", "one is IPv4 and one IPv6"),
+            (
+                "eth0 echo-reply 192.0.2.7 10.0.0.1",
+                "destination \"10.0.0.1\": must be ADDRESS:IDENTIFIER",
+            ),
+            (
+                "eth0 echo-reply 192.0.2.7:1 10.0.0.1:1",
+                "source \"192.0.2.7:1\": must be an address",
+            ),
         ];
         for (words, says) in wrong {
             let error = Question::parse(words).unwrap_err();
@@ -206,7 +239,8 @@ mod tests {
             ends.into_iter().flat_map(|e| Carried::ALL.map(|c| (e, c.0)))
         {
             let port = |n| if carried == Carried::Icmp { 0 } else { n };
-            let source = SocketAddr::new(source.parse().unwrap(), port(5000));
+            let from = if carried == Carried::EchoReply { 0 } else { port(5000) };
+            let source = SocketAddr::new(source.parse().unwrap(), from);
             let destination = SocketAddr::new(destination.parse().unwrap(), port(80));
             let question = Question { ifname: "e".into(), carried, source, destination };
             let mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -219,11 +253,15 @@ mod tests {
                 (source.ip(), destination.ip())
             );
             match carried {
-                Carried::Icmp => assert!(matches!(packet.kind, IpKind::Icmp(_)), "{packet:?}"),
+                Carried::Icmp => assert_eq!(packet.kind, IpKind::Icmp(Icmp::EchoRequest)),
+                Carried::EchoReply => {
+                    assert_eq!(packet.kind, IpKind::Icmp(Icmp::EchoReply));
+                    assert_eq!((flow.source_port, flow.destination_port), (80, 80));
+                }
                 Carried::Tcp => assert_eq!(flow.protocol, Protocol::TCP),
                 Carried::Udp => assert_eq!(flow.protocol, Protocol::UDP),
             }
-            if carried != Carried::Icmp {
+            if matches!(carried, Carried::Tcp | Carried::Udp) {
                 assert_eq!((flow.source_port, flow.destination_port), (5000, 80));
             }
         }

@@ -115,6 +115,10 @@ impl Interface {
                 told.step("kind", self.host(), "questions of DHCP are for");
                 return false;
             }
+            IpKind::Icmp(Icmp::EchoReply) => {
+                self.tell_echo_reply(told, packet, look);
+                return true;
+            }
             _ => {}
         }
         match look.exact {
@@ -155,8 +159,36 @@ impl Interface {
         true
     }
 
+    /// Whose an echo reply is: who asked that host with the identifier, which is in the place of both ports.
+    fn tell_echo_reply(&self, told: &mut Explained, packet: &IpPacket, look: &Look) {
+        let (to, from) = (packet.flow.destination, packet.flow.source.to_ip());
+        let asked = look.exact.map(|(receiver, _)| receiver).or(look.book);
+        let id = packet.flow.destination_port;
+        let Some(asker) = asked else {
+            let text = format!("nobody is known to have asked {from} with identifier {id}");
+            told.step("echo", None, text);
+            return self.tell_address(told, packet, look);
+        };
+        let text = format!("a reply of {from} with identifier {id} is for who asked with it:");
+        told.step("echo", Some(asker), text);
+        let is_alone = look.owner.is_some() || self.table.is_in_prefix(to);
+        if self.host.is_some() && asker != Receiver::Host && !is_alone {
+            let text = "it may have asked with the same identifier, so a copy goes there:";
+            told.step("kernel", Some(Receiver::Host), text);
+        }
+    }
+
     fn host(&self) -> Option<Receiver> {
         self.host.as_ref().map(|_| Receiver::Host)
+    }
+
+    /// Whose the address is by its prefix; whether it is anybody's.
+    fn tell_prefix(&self, told: &mut Explained, packet: &IpPacket, look: &Look) -> bool {
+        let Some((rule, holder)) = look.prefix else { return false };
+        let to = packet.flow.destination.to_ip();
+        let text = format!("{to} is of a prefix, and {rule} is claimed by");
+        told.step("prefix", Some(holder), text);
+        true
     }
 
     fn tell_address(&self, told: &mut Explained, packet: &IpPacket, look: &Look) {
@@ -172,6 +204,7 @@ impl Interface {
             (true, None, None) => {
                 told.step("address", None, format_args!("{to} is shared among clients only"));
             }
+            (false, ..) if self.tell_prefix(told, packet, look) => {}
             (false, ..) => {
                 told.step("address", None, format_args!("{to} is not the interface's"));
                 match look.default {
@@ -182,15 +215,6 @@ impl Interface {
                         told.step("interface", None, "what is for no address here is for nobody")
                     }
                 }
-    /// Whose the address is by its prefix; whether it is anybody's.
-    fn tell_prefix(&self, told: &mut Explained, packet: &IpPacket, look: &Look) -> bool {
-        let Some((rule, holder)) = look.prefix else { return false };
-        let to = packet.flow.destination.to_ip();
-        let text = format!("{to} is of a prefix, and {rule} is claimed by");
-        told.step("prefix", Some(holder), text);
-        true
-    }
-
             }
         }
         if self.host.is_none() {
@@ -204,4 +228,3 @@ impl Interface {
         clients.map(|id| Receiver::Client(*id)).chain(self.host()).collect()
     }
 }
-            (false, ..) if self.tell_prefix(told, packet, look) => {}

@@ -85,7 +85,7 @@ fn a_wrong_question_is_refused_with_what_is_wrong() {
     let daemon = Daemon::start("");
     let wrong = [
         (["nosuch", "tcp", "192.0.2.7:1", "10.77.0.1:1"], "no interface is named \"nosuch\""),
-        (["w0", "gre", "192.0.2.7:1", "10.77.0.1:1"], "protocol \"gre\": must be tcp, udp or icmp"),
+        (["w0", "gre", "192.0.2.7:1", "10.77.0.1:1"], "protocol \"gre\": must be tcp, udp, icmp"),
         (["w0", "tcp", "192.0.2.7", "10.77.0.1:1"], "source \"192.0.2.7\""),
         (["w0", "tcp", "192.0.2.7:1", "10.77.0.1:99999"], "destination \"10.77.0.1:99999\""),
     ];
@@ -106,6 +106,40 @@ fn teach(client: &mut Client, from: u16) {
     frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
     frame[30..34].copy_from_slice(&[10, 77, 0, 9]);
     client.transmit(&frame);
+}
+
+#[test]
+fn an_echo_reply_is_explained_by_who_asked_with_its_identifier() {
+    let daemon = Daemon::start("");
+    let mut client = Client::attach(&daemon.socket(), "pinger");
+    let reply =
+        |id: &str| explain(&daemon, ["w0", "echo-reply", "10.77.0.9", &format!("10.77.0.1:{id}")]);
+    let answer = reply("4660");
+    assert_eq!(steps(&answer)[..2], ["frame", "echo"], "{answer}");
+    assert!(answer["steps"][1]["says"].as_str().unwrap().contains("nobody is known"), "{answer}");
+    // An echo request instead of the datagram.
+    let mut frame = client.datagram(1, 2, b"ping");
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
+    frame[30..34].copy_from_slice(&[10, 77, 0, 9]);
+    frame[23] = 1;
+    frame[34..42].copy_from_slice(&[8, 0, 0, 0, 0x12, 0x34, 0, 1]);
+    client.transmit(&frame);
+    let answer = until("the switch knows who asked", || {
+        let answer = reply("4660");
+        (answer["verdict"] == "client").then_some(answer)
+    });
+    assert_eq!(steps(&answer), ["frame", "echo"], "{answer}");
+    let step = &answer["steps"][1];
+    assert!(step["says"].as_str().unwrap().contains("10.77.0.9 with identifier 4660"), "{answer}");
+    assert_eq!(
+        (&step["owner"]["name"], &answer["owners"][0]["name"]),
+        (&json!("pinger"), &json!("pinger"))
+    );
+    assert_eq!(
+        (&answer["source"], &answer["destination"]),
+        (&json!("10.77.0.9"), &json!("10.77.0.1:4660"))
+    );
+    assert_ne!(reply("4661")["verdict"], "client");
 }
 
 #[test]

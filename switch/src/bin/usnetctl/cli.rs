@@ -164,11 +164,11 @@ pub(crate) struct CaptureArgs {
 pub(crate) struct Explain {
     /// Interface on whose wire it arrives
     pub(crate) interface: String,
-    /// tcp, udp or icmp (an echo request)
+    /// tcp, udp, icmp (an echo request) or echo-reply
     pub(crate) protocol: String,
-    /// Where it comes from: ADDRESS:PORT, without port for icmp
+    /// Where it comes from: ADDRESS:PORT, without port for icmp and echo-reply
     pub(crate) source: String,
-    /// Where it goes to: ADDRESS:PORT, without port for icmp
+    /// Where it goes to: ADDRESS:PORT, without port for icmp; ADDRESS:IDENTIFIER for echo-reply
     pub(crate) destination: String,
 }
 

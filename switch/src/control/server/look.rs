@@ -202,8 +202,9 @@ fn report_explained<'a>(
         steps.push(StepReport { step: "configuration", says, owner: None });
     }
     let written = |end: core::net::SocketAddr| match question.carried {
-        Carried::Icmp => end.ip().to_string(),
-        Carried::Tcp | Carried::Udp => end.to_string(),
+        // Of a reply one end has an identifier.
+        Carried::Icmp | Carried::EchoReply if end.port() == 0 => end.ip().to_string(),
+        _ => end.to_string(),
     };
     ExplainReport {
         ifname: &question.ifname,
@@ -222,7 +223,9 @@ fn report_explained<'a>(
 
 /// What the configuration says of a port that goes to the host, which the steering tables do not know.
 fn reserved(registry: &Registry, question: &Question, told: &Explained) -> Option<&'static str> {
-    if told.outcome != Outcome::To(Receiver::Host) || question.carried == Carried::Icmp {
+    if told.outcome != Outcome::To(Receiver::Host)
+        || !matches!(question.carried, Carried::Tcp | Carried::Udp)
+    {
         return None;
     }
     let (address, port) = (question.destination.ip(), question.destination.port());

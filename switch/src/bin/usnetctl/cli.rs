@@ -76,7 +76,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// The daemon and its interfaces
     Status,
-    /// The interfaces
+    /// The interfaces; `config apply` brings and takes them
     #[command(infer_subcommands = true)]
     Nic {
         #[command(subcommand)]

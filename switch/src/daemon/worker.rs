@@ -19,6 +19,7 @@ use crate::config::Services;
 use crate::session::InterfaceId;
 use crate::session::SessionSpec;
 use crate::snapshot::Snapshot;
+use crate::steer::Rule;
 use crate::steer::book::{Book, WorkerId};
 use crate::switch::{Event, InterfaceSpec, Switch, SwitchError};
 use crate::time::Time;
@@ -76,6 +77,8 @@ pub(super) struct Added {
     pub(super) book: Option<(Arc<Book>, WorkerId)>,
     /// Where flows are learned, if not everywhere.
     pub(super) flow_ports: Option<Services>,
+    /// What is the host's from the first frame on.
+    pub(super) host_rules: Vec<Rule>,
 }
 
 /// A handle to the worker thread for whoever opens ports; it keeps nothing running.
@@ -412,13 +415,16 @@ impl State {
     }
 
     fn add(&mut self, id: InterfaceId, added: Added) -> Result<(), SwitchError> {
-        let Added { spec, book, flow_ports } = added;
+        let Added { spec, book, flow_ports, host_rules } = added;
         self.switch.add_interface_at(id, spec)?;
         if let Some((book, worker)) = book {
             self.switch.share_flows(id, book, worker)?;
         }
         if let Some(ports) = flow_ports {
             self.switch.set_flow_ports(id, ports)?;
+        }
+        for rule in &host_rules {
+            self.switch.give_rule(id, rule, crate::verdict::Receiver::Host)?;
         }
         self.watch_ports(id);
         Ok(())

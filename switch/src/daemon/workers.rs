@@ -17,6 +17,7 @@ use crate::config::Services;
 use crate::session::{InterfaceId, SessionSpec};
 use crate::snapshot::Snapshot;
 use crate::stats::SessionCounters;
+use crate::steer::Rule;
 use crate::steer::book::WorkerId;
 use crate::switch::{Event, InterfaceSpec, Switch, SwitchError};
 use crate::time::Time;
@@ -152,7 +153,7 @@ impl Workers {
     }
 
     /// Gives each worker its part of an interface, in order; with several, they learn together. Where
-    /// `flow_ports` is given, flows are learned from these ports alone.
+    /// `flow_ports` is given, flows are learned from these ports alone. `host_rules` are the host's before the first frame is received.
     ///
     /// # Errors
     /// As [`Switch::add_interface_at`], and no worker has it.
@@ -161,11 +162,13 @@ impl Workers {
         id: InterfaceId,
         specs: Vec<InterfaceSpec>,
         flow_ports: Option<&Services>,
+        host_rules: &[Rule],
     ) -> Result<(), SwitchError> {
         let book = super::book(self.all.len());
         for (number, (worker, spec)) in (0..).zip(self.all.iter().zip(specs)) {
             let book = book.clone().zip(WorkerId::new(number));
-            let added = Added { spec, book, flow_ports: flow_ports.cloned() };
+            let (flow_ports, host_rules) = (flow_ports.cloned(), host_rules.to_vec());
+            let added = Added { spec, book, flow_ports, host_rules };
             if let Err(error) = worker.add(id, added) {
                 let _ = self.port_commands().remove(id);
                 return Err(error);
@@ -272,5 +275,71 @@ impl Workers {
     pub fn stop(self) -> io::Result<()> {
         let stopped: Vec<io::Result<()>> = self.all.into_iter().map(Worker::stop).collect();
         stopped.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::Mac;
+    use crate::config::Unmatched;
+    use crate::explain::{Outcome, Question};
+    use crate::port::wire::{Wire, WireSpec};
+    use crate::steer::{Prefix, Scope};
+    use crate::switch::Behind;
+    use crate::verdict::Receiver;
+    use usnet_shmring::arena::{Arena, SlotRange, SlotSize};
+    use usnet_shmring::pool::Pool;
+    use usnet_shmring::region::Writer;
+
+    /// The rules are part of the command that brings the interface, and no frame is received within one.
+    #[test]
+    fn an_interface_that_comes_has_what_the_host_keeps_of_it_as_soon_as_it_is_there() {
+        let switch = || {
+            let arena = Arena::reserve(1 << 12, SlotSize::DEFAULT).unwrap();
+            let port = arena.add_segment("port", Writer::Daemon, 1024, false).unwrap();
+            (
+                Switch::new(Pool::new(SlotRange::whole(port)).unwrap(), 7),
+                IdlePolicy { spin: Some(std::time::Duration::ZERO), cpu: None },
+            )
+        };
+        let workers = Workers::start([switch(), switch()]).unwrap();
+        let specs = || -> Vec<_> {
+            let ends = Wire::ends(&WireSpec::default()).unwrap().into_iter();
+            ends.map(|wire| InterfaceSpec {
+                mac: Mac([2, 0, 0, 0, 0, 1]),
+                mtu: 1500,
+                addresses: vec!["10.0.0.1".parse().unwrap()],
+                wire: Box::new(wire),
+                host: None,
+                behind: Behind::Kernel,
+                cut_through: false,
+                kernel_hears: Vec::new(),
+                unmatched: Unmatched::Drop,
+            })
+            .collect()
+        };
+        let remote = Prefix::new("192.0.2.0".parse().unwrap(), 24).unwrap();
+        let scope = Scope { remote, priority: u8::MAX, ..Scope::default() };
+        let address = "10.0.0.1".parse::<IpAddr>().unwrap().into();
+        let kept = Rule { address, protocol: Protocol::TCP, first: 22, count: 1, scope, seed: 0 };
+        let id = InterfaceId(3);
+        workers.add_interface(id, specs(), None, &[kept]).unwrap();
+        let whose = |words: &str| {
+            let question = Question::parse(words).unwrap();
+            let each = workers.look_at_each(move |switch, now| switch.explain(id, &question, now));
+            each.unwrap().into_iter().map(|told| told.unwrap().outcome).collect::<Vec<_>>()
+        };
+        let host = Outcome::To(Receiver::Host);
+        assert_eq!(whose("w tcp 192.0.2.7:9 10.0.0.1:22"), [host.clone(), host.clone()]);
+        assert!(!whose("w tcp 192.0.3.7:9 10.0.0.1:22").contains(&host));
+        // One that cannot be kept is refused, and no worker has the interface.
+        let elsewhere = Rule { address: Prefix::ANY.address(), ..kept };
+        assert!(workers.add_interface(InterfaceId(4), specs(), None, &[elsewhere]).is_err());
+        let question = Question::parse("w tcp 192.0.2.7:9 10.0.0.1:22").unwrap();
+        let look = move |switch: &mut Switch, now| {
+            switch.explain(InterfaceId(4), &question, now).is_none()
+        };
+        assert_eq!(workers.look_at_each(look), Some(vec![true, true]));
     }
 }

@@ -4,9 +4,7 @@
 //! nobody takes a part of what another has. The host's, which are configured, are for what they name and leave the rest.
 
 use super::{Holder, Place, Refusal, Registry, Wish};
-use crate::classify::Protocol;
-use crate::steer::{Prefix, Scope};
-use std::net::IpAddr;
+use crate::steer::{self, Scope};
 use usnet_shmring::ledger::SessionId;
 
 /// A range that is held for some remote ends, or by a group.
@@ -31,18 +29,12 @@ const OTHER_RANGE: &str = ", which shares another range of ports";
 
 impl Registry {
     /// Keeps ports for the host as far as a remote end is concerned. To be called before any session enters.
-    pub fn reserve_from(
-        &mut self,
-        interface: usize,
-        address: IpAddr,
-        (protocol, first, last): (Protocol, u16, u16),
-        remote: Prefix,
-    ) -> Scope {
-        let scope = Scope { remote, priority: u8::MAX, ..Scope::default() };
-        let place = (interface, address, protocol);
+    pub fn reserve_from(&mut self, interface: usize, rule: &steer::Rule) {
+        let steer::Rule { address, protocol, first, count, scope, .. } = *rule;
+        let last = first.saturating_add(count.saturating_sub(1));
+        let place = (interface, address.to_ip(), protocol);
         let kept = Scoped { first, last, scope, holder: Holder::Host };
         self.scoped.entry(place).or_default().push(kept);
-        scope
     }
 
     /// The last port of a range at `place`, held for some remote ends, that has one in common with these.
@@ -66,8 +58,6 @@ impl Registry {
         };
         let plain = self.held.range((place, 0)..=(place, last)).rev();
         for (&(_, start), &(end, holder)) in plain.take_while(|(_, (end, _))| *end >= first) {
-            let shares = is_ours(holder);
-            let holder = self.whose(holder);
             // Kept for this very client.
             if self.is_for(holder, id) {
                 continue;
@@ -76,6 +66,8 @@ impl Registry {
                 continue;
             }
             let port = start.max(first);
+            let shares = is_ours(holder);
+            let holder = self.whose(holder);
             if wish.scope.is_plain() || end < first {
                 return Some(Refusal::Held { address, protocol, port, holder });
             }

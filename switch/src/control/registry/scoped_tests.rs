@@ -1,7 +1,7 @@
 //! Claims for some remote ends and of groups: who may have what beside whom.
 
 use super::*;
-use crate::steer::Prefix;
+use crate::steer::{self, Prefix};
 use proptest::prelude::*;
 use usnet_shmring::control::RefusalCode;
 
@@ -115,7 +115,9 @@ fn a_group_is_of_one_user_with_the_same_words_and_the_flag() {
 #[test]
 fn what_the_host_keeps_for_a_remote_end_leaves_the_others() {
     let mut r = registry(&[1]);
-    r.reserve_from(0, ip(SHARED), (Protocol::TCP, 2222, 2222), prefix("192.0.2.0/24"));
+    let scope = Scope { remote: prefix("192.0.2.0/24"), priority: u8::MAX, ..Scope::default() };
+    let (address, protocol) = (ip(SHARED).into(), Protocol::TCP);
+    r.reserve_from(0, &steer::Rule { address, protocol, first: 2222, count: 1, scope, seed: 0 });
     r.claim(A, tcp(2222, 1, Scope::default())).unwrap();
     r.claim(A, tcp(2222, 1, from("192.0.0.0/16"))).unwrap();
     let refusal = r.claim(A, tcp(2222, 1, from("192.0.2.7/32"))).unwrap_err();

@@ -15,7 +15,7 @@ use super::attach::{Rejection, internal};
 use super::events::Told;
 use super::ports::Supply;
 use super::reserve::set_reserved;
-use super::rules::keep_for_host;
+use super::rules::{host_rules, reserve_for_host};
 use super::{HANDSHAKE, Server, SharedInterface, report};
 use crate::config::{Backend, Config, Interface, Network};
 use crate::control::kernel_ports::KernelPorts;
@@ -246,10 +246,8 @@ impl Server {
         self.config.adopt(next);
         for shared in served {
             reserve(&mut self.registry, &self.kernel_ports, &self.config, &shared);
-            let (registry, workers) = (&mut self.registry, &self.workers);
-            if let Err(error) = keep_for_host(registry, workers, &self.config, &shared) {
-                tracing::error!(interface = shared.name, %error, "ports are not kept for the host");
-            }
+            // The workers have had these before the first frame.
+            reserve_for_host(&mut self.registry, &self.config, &shared);
             let mac = shared.mac.to_string();
             self.journal.tell(&Told::InterfaceAdded { ifname: &shared.name, mac: &mac });
             self.supply.insert(shared.index(), Supply::default());
@@ -278,7 +276,8 @@ impl Server {
         let index = shared.index();
         self.kernel_ports.add(index, &configured, &networks);
         let flow_ports = self.kernel_ports.flow_ports(index);
-        if let Err(error) = self.workers.add_interface(id, specs, flow_ports) {
+        let host_rules: Vec<_> = host_rules(&configured, &networks).collect();
+        if let Err(error) = self.workers.add_interface(id, specs, flow_ports, &host_rules) {
             self.kernel_ports.remove(index);
             return Err(internal("a worker refuses the interface", error));
         }

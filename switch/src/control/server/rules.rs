@@ -6,7 +6,7 @@ use super::prefixes::prefix;
 use super::request::local_address;
 use super::{Server, SharedInterface};
 use crate::classify::Protocol;
-use crate::config::Config;
+use crate::config::{Config, Interface, Network};
 use crate::daemon::Workers;
 use crate::session::InterfaceId;
 use crate::steer::{self, Prefix, Scope};
@@ -25,33 +25,57 @@ pub(super) fn each(
     done.ok_or(SwitchError::Stopped)?.into_iter().collect()
 }
 
-/// Keeps the ports of the configuration that name a remote end for the host.
+/// What the host keeps of an interface for some remote ends.
+pub(super) fn host_rules(
+    configured: &Interface,
+    networks: &[Network],
+) -> impl Iterator<Item = steer::Rule> {
+    let of = move |address: IpAddr| {
+        configured.host_sources.iter().map(move |source| {
+            let (first, last) = (*source.ports.start(), *source.ports.end());
+            let count = last.saturating_sub(first).saturating_add(1);
+            let scope = Scope { remote: source.remote, priority: u8::MAX, ..Scope::default() };
+            let (address, protocol) = (address.into(), source.protocol);
+            steer::Rule { address, protocol, first, count, scope, seed: 0 }
+        })
+    };
+    networks.iter().map(|network| network.address()).flat_map(of)
+}
+
+/// Keeps these from all sessions.
+pub(super) fn reserve_for_host(
+    registry: &mut Registry,
+    config: &Config,
+    interface: &SharedInterface,
+) -> Vec<steer::Rule> {
+    let configured = config.interfaces.iter().find(|c| c.name == interface.name);
+    let rules = configured.into_iter().flat_map(|c| host_rules(c, &interface.networks));
+    let rules: Vec<_> = rules.collect();
+    for rule in &rules {
+        registry.reserve_from(interface.index(), rule);
+    }
+    rules
+}
+
+/// The same, and has the workers act on it.
 pub(super) fn keep_for_host(
     registry: &mut Registry,
     workers: &Workers,
     config: &Config,
     interface: &SharedInterface,
 ) -> Result<(), SwitchError> {
-    let configured = config.interfaces.iter().find(|c| c.name == interface.name);
-    let sources = configured.map_or(&[][..], |configured| &configured.host_sources);
-    let (index, id) = (interface.index(), interface.id);
-    for address in interface.networks.iter().map(|network| network.address()) {
-        for source in sources {
-            let (first, last) = (*source.ports.start(), *source.ports.end());
-            let ports = (source.protocol, first, last);
-            let scope = registry.reserve_from(index, address, ports, source.remote);
-            let count = last.saturating_sub(first).saturating_add(1);
-            let (address, protocol) = (address.into(), source.protocol);
-            let rule = steer::Rule { address, protocol, first, count, scope, seed: 0 };
-            each(workers, move |switch| switch.give_rule(id, &rule, Receiver::Host))?;
-        }
-    }
-    Ok(())
+    let id = interface.id;
+    reserve_for_host(registry, config, interface).into_iter().try_for_each(|rule| {
+        each(workers, move |switch| switch.give_rule(id, &rule, Receiver::Host))
+    })
 }
 
 impl Server {
     pub(super) fn claim_rule(&mut self, key: u64, rule: &Rule) -> Result<Rule, Rejection> {
         let (id, interface) = self.session_of(key)?;
+        if let Some(prefix) = prefix(rule) {
+            return self.claim_prefix(id, interface, prefix?).map(|()| *rule);
+        }
         let grant = self.grant(id, interface, wish(rule)?)?;
         Ok(Rule { first_port: grant.wish.first, ..*rule })
     }
@@ -76,9 +100,6 @@ impl Server {
         self.send(key, request, &message);
     }
 
-        if let Some(prefix) = prefix(rule) {
-            return self.claim_prefix(id, interface, prefix?).map(|()| *rule);
-        }
     /// Has the workers give what was granted to a session.
     pub(super) fn enforce(
         &self,

@@ -34,6 +34,21 @@ fn a_bad_configuration_ends_with_78_and_names_what_is_wrong() {
 }
 
 #[test]
+fn what_is_claimed_and_given_back_is_in_the_log_of_who_asks_for_it() {
+    for (level, is_told) in [("debug", true), ("info", false)] {
+        let daemon = Daemon::start_with(Directory::new(), "", &[("RUST_LOG", level)]);
+        let mut client = Client::attach(&daemon.socket(), "web");
+        let granted = client.peer.claim(claim(TCP, 8000, 2)).unwrap();
+        client.peer.release(granted).unwrap();
+        let log = daemon.log();
+        for word in ["claimed", "released"] {
+            let is_it = |line: &str| line.contains(word) && line.contains("tcp ports 8000-8001");
+            assert_eq!(log.lines().any(is_it), is_told, "{level}: {log}");
+        }
+    }
+}
+
+#[test]
 fn check_prints_a_configuration_that_checks() {
     let directory = Directory::new();
     let file = directory.0.join("a.toml");

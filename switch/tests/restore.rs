@@ -214,6 +214,27 @@ fn queues_that_the_workers_were_given_are_taken_back() {
 }
 
 #[test]
+fn a_record_of_a_usnetd_that_did_not_look_at_indirection_tables_is_carried_out() {
+    let name = "a_record_of_a_usnetd_that_did_not_look_at_indirection_tables_is_carried_out";
+    isolated(name, || {
+        let _peer = two_hosts();
+        set_receive_offload(true);
+        let place = Place::new("older");
+        place.kill_one();
+        let [path] = &place.files(".json")[..] else { panic!() };
+        let mut record: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for field in ["indirection", "rss"] {
+            assert!(record.as_object_mut().unwrap().remove(field).is_some(), "{record}");
+        }
+        std::fs::write(path, record.to_string()).unwrap();
+        let said = place.restore();
+        assert!(text(&said).contains("sv0: 1 setting put back"), "{said:?}");
+        assert_eq!(receive_offload(), Some(true));
+    });
+}
+
+#[test]
 fn a_queueing_discipline_that_was_replaced_is_put_back() {
     isolated("a_queueing_discipline_that_was_replaced_is_put_back", || {
         let _peer = two_hosts();

@@ -3,7 +3,7 @@
 use super::raw::{
     Account, Backend, Cpus, HostEndpoint, MacvtapKind, RawBehind, RawBusyPoll, RawConfig,
     RawControl, RawHost, RawInterface, RawMemory, RawMetrics, RawPolicy, RawQuota, RawWorker, Ring,
-    Sharing, Take, Unmatched,
+    Rss, Sharing, Take, Unmatched,
 };
 use super::{
     Behind, Config, Control, HostSource, Interface, Memory, MetricsAt, Network, Policy, Problem,
@@ -325,6 +325,7 @@ fn check_interface(
         port,
         ring,
         take,
+        rss,
         macvtap,
         busy_poll,
         host,
@@ -400,6 +401,10 @@ fn check_interface(
         let value = quoted(if is_firewall { "firewall" } else { "all" });
         problems.add(format_args!("{key}.take"), value, allowed);
     }
+    if !matches!(port, Backend::AfXdp | Backend::Auto) && *rss != Rss::default() {
+        let allowed = "is of the queues of XDP sockets, so only with port \"af_xdp\"";
+        problems.add(format_args!("{key}.rss"), quoted("leave"), allowed);
+    }
     if *port != Backend::Macvtap && macvtap.is_some() {
         let value = if has_own_address { "bridge" } else { "passthru" };
         let allowed = "says what a macvtap takes, so only with port \"macvtap\"";
@@ -466,6 +471,7 @@ fn check_interface(
         port: *port,
         ring: *ring,
         take: *take,
+        rss: *rss,
         macvtap: *macvtap,
         busy_poll,
         host,

@@ -31,7 +31,7 @@ pub use host_ports::HostSource;
 pub use network::Network;
 pub use policy::{Peer, Policy, Quota, Subject, matching};
 pub use protocols::{NoProtocol, Protocols};
-pub use raw::{Backend, HostEndpoint, MacvtapKind, RawConfig, Ring, Sharing, Take, Unmatched};
+pub use raw::{Backend, HostEndpoint, MacvtapKind, RawConfig, Ring, Rss, Sharing, Take, Unmatched};
 pub use service::{Refused, Services};
 pub(crate) use service::{protocol_name, protocol_number};
 
@@ -137,6 +137,8 @@ pub struct Interface {
     pub ring: Ring,
     /// Which frames XDP sockets take from the kernel.
     pub take: Take,
+    /// What becomes of the table by which a card sends flows to its queues.
+    pub rss: Rss,
     /// What a macvtap that is made takes; none given: all.
     pub macvtap: Option<MacvtapKind>,
     /// How the driver is polled instead of waiting for its interrupts, if it is.

@@ -180,6 +180,17 @@ pub enum Take {
     Firewall,
 }
 
+/// What becomes of the table by which a card sends flows to its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rss {
+    /// Every worker gets the same share of it.
+    #[default]
+    Workers,
+    /// It is left as it is.
+    Leave,
+}
+
 /// What whoever sends to a port that nobody has hears from the switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -282,6 +293,8 @@ pub(super) struct RawInterface {
     pub(super) ring: Ring,
     #[serde(default)]
     pub(super) take: Take,
+    #[serde(default)]
+    pub(super) rss: Rss,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) macvtap: Option<MacvtapKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

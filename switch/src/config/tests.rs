@@ -159,6 +159,8 @@ fn every_complaint_names_file_key_value_and_what_is_allowed() {
     let polled = "port = \"af_xdp\"\nbusy_poll = { us = 0, budget = 2000 }";
     key(polled, &["busy_poll.us = 0: must be from 1", "busy_poll.budget = 2000: must be"]);
     key("take = \"all\"", &["interface[0].take = \"all\"", "only with port \"af_xdp\""]);
+    key("rss = \"leave\"", &["interface[0].rss = \"leave\"", "only with port \"af_xdp\""]);
+    parse(&format!("{ONE}port = \"auto\"\nrss = \"leave\"\n")).unwrap();
     key("[[policy]]\nuid = 1\nany = true", &["policy[0] = { uid, any }", "exactly one"]);
     key("[[policy]]\n", &["policy[0] = {  }", "exactly one"]);
     key("[[policy]]\nany = true\nmode = \"shared\"", &["policy[0].group", "is needed"]);

@@ -19,6 +19,8 @@ use super::auto::{self, Choice};
 use super::bump;
 use super::macvtap;
 use super::netmap::Cards;
+use super::rss::Rss;
+use super::serving::Serving;
 use super::xdp;
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
@@ -28,7 +30,8 @@ use crate::net::namespace::Namespace;
 use crate::net::offload::{KeptOffloads, Offload};
 use crate::net::sysctl::{Changed, Setting};
 use crate::net::{
-    Channels, InterfaceAddress, KeptChannels, KeptQdisc, Link, NetError, Netlink, Scope,
+    Channels, InterfaceAddress, KeptChannels, KeptIndirection, KeptQdisc, Link, NetError, Netlink,
+    Scope,
 };
 use crate::port::Port;
 use crate::port::af_packet::{AfPacket, AfPacketSpec, RingVersion, promiscuous};
@@ -132,6 +135,8 @@ pub struct Kept {
     macvtap: Option<MacvtapLink>,
     offloads: Option<KeptOffloads>,
     channels: Option<KeptChannels>,
+    /// Makes way for the queues, and is put back after them.
+    indirection: Option<KeptIndirection>,
     veth: Option<(Netlink, String)>,
     /// Dropped, and so put back, after the offloads.
     qdisc: Option<KeptQdisc>,
@@ -139,8 +144,8 @@ pub struct Kept {
     promiscuous: Option<OwnedFd>,
     /// Of the interface behind, of a bump.
     behind: Option<Box<Self>>,
-    /// What serves it, if that was left to be chosen.
-    choice: Option<Choice>,
+    /// How it is served.
+    serving: Serving,
 }
 
 impl Kept {
@@ -163,18 +168,29 @@ impl Kept {
         if !is_there {
             self.offloads.iter_mut().for_each(KeptOffloads::forget);
             self.channels.iter_mut().for_each(KeptChannels::forget);
+            self.indirection.iter_mut().for_each(KeptIndirection::forget);
             self.qdisc.iter_mut().for_each(KeptQdisc::forget);
         }
     }
 
     /// Remembers what was chosen to serve it.
     pub(super) fn choose(&mut self, choice: Choice) {
-        self.choice = Some(choice);
+        self.serving.choice = Some(choice);
     }
 
-    /// What serves it, if that was left to be chosen.
-    pub(super) fn choice(&self) -> Option<&Choice> {
-        self.choice.as_ref()
+    /// Remembers how flows come to its queues.
+    pub(super) fn tell_of(&mut self, rss: Rss) {
+        self.serving.rss = Some(rss);
+    }
+
+    /// How it is served.
+    pub(super) fn serving(&self) -> &Serving {
+        &self.serving
+    }
+
+    /// Puts this table back in the end.
+    pub(super) fn keep_indirection(&mut self, table: KeptIndirection) {
+        self.indirection = Some(table);
     }
 
     /// Remembers the queueing discipline, which a back end may replace.
@@ -206,6 +222,11 @@ impl Kept {
     ) -> Result<(), NetError> {
         self.channels = Some(KeptChannels::change(name, before, to)?);
         Ok(())
+    }
+
+    /// Whether it has other queues than before.
+    pub(super) fn has_changed_channels(&self) -> bool {
+        self.channels.is_some()
     }
 
     /// Keeps the kernel from hearing all but what passes.
@@ -259,6 +280,9 @@ impl Drop for Kept {
         drop(self.macvtap.take());
         self.lift_guard();
         drop(self.offloads.take());
+        self.indirection.iter().for_each(KeptIndirection::make_way);
+        drop(self.channels.take());
+        drop(self.indirection.take());
         if let Some((mut netlink, name)) = self.veth.take()
             && let Err(error) = netlink.delete_link(&name)
         {

@@ -20,12 +20,12 @@ mod change;
 pub use change::Fresh;
 
 use super::Changes;
-use super::auto::Choice;
 use super::event::{EventSink, EventSource, event_channel};
 use super::gateway;
 use super::interface::{self, Opened, Wires};
 use super::netmap::Cards;
 use super::record::Records;
+use super::serving::Serving;
 use super::workers::AllPorts;
 use crate::classify::Mac;
 use crate::config::{Interface, Network};
@@ -87,8 +87,8 @@ pub enum Notice {
         mtu: u16,
         /// The kernel's routers there, if it has any.
         gateways: Vec<IpAddr>,
-        /// What serves it now, if that was left to be chosen.
-        choice: Option<Choice>,
+        /// How it is served now.
+        serving: Serving,
     },
 }
 
@@ -428,12 +428,12 @@ fn bring_back(
         // The daemon is about to stop.
         _ => return *due = None,
     }
-    let choice = changed.kept.choice().cloned();
+    let serving = changed.kept.serving().clone();
     *changes = Some(changed);
     let gone_ms = since.elapsed().as_millis();
     tracing::info!(interface = configured.name, gone_ms, "open again");
     let gateways = gateway::of(configured);
-    notices.send(Notice::Reopened { interface: *id, mac, mtu, gateways, choice });
+    notices.send(Notice::Reopened { interface: *id, mac, mtu, gateways, serving });
     place.stage = Stage::Open { since: now };
     place.due = Some(now + SOON);
     place.look_at_all();

@@ -17,6 +17,8 @@ mod macvtap;
 pub mod netmap;
 mod notify;
 mod record;
+mod rss;
+mod serving;
 mod signal;
 mod worker;
 mod workers;
@@ -28,6 +30,8 @@ pub use keeper::{Fresh, KeeperLink, Notice, Order};
 pub use notify::Notify;
 use record::Record;
 pub use record::{RecordError, Records, Restored};
+pub use rss::{Outcome, Rss};
+pub use serving::Serving;
 pub use signal::Signals;
 pub use worker::{IdlePolicy, Worker};
 pub use workers::Workers;
@@ -253,13 +257,13 @@ impl Daemon {
             let ReadyInterface { configured, networks, gateways, specs, changes } = interface;
             let name = configured.name.clone();
             let refused = |source| DaemonError::Interface { name: name.clone(), source };
-            let choice = changes.kept.choice().cloned();
+            let serving = changes.kept.serving().clone();
             let described = SharedInterface::new(
                 InterfaceId(0),
                 name.clone(),
                 &specs,
                 networks.clone(),
-                (gateways, choice),
+                (gateways, serving),
             );
             let Some(interface) = described else { continue };
             let Some(id) = add_interface(&mut switches, specs).map_err(refused)? else { continue };

@@ -15,10 +15,10 @@
 //! - What the kernel undoes by itself when a process ends (guard, XDP program, promiscuous mode, TAP) is not in it.
 
 use crate::classify::Mac;
-use crate::config::{Backend, Interface};
+use crate::config::{Backend, Interface, Rss};
 use crate::net::namespace::Namespace;
 use crate::net::offload::{Offload, Offloads};
-use crate::net::{Channels, Link, NetError, Netlink};
+use crate::net::{Channels, Indirection, Link, NetError, Netlink};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -88,6 +88,11 @@ struct Entry {
     qdisc: Option<String>,
     /// Queues that receive, that send, and that do both, where the back end may ask for others.
     channels: Option<[u32; 3]>,
+    /// The queue of each hash value, where the back end may change the table.
+    indirection: Option<Vec<u32>>,
+    /// Whether that is for usnetd to change; else asking for queues may have changed it.
+    #[serde(default)]
+    rss: Rss,
     /// The name of a veth that usnetd may make for the host, if there was no such interface.
     endpoint: Option<String>,
 }
@@ -98,7 +103,11 @@ fn boot() -> String {
 }
 
 impl Entry {
-    fn of(link: &Link, port: Backend, netlink: &mut Netlink) -> Result<Self, NetError> {
+    fn of(
+        link: &Link,
+        (port, rss): (Backend, Rss),
+        netlink: &mut Netlink,
+    ) -> Result<Self, NetError> {
         let switched_off: &[Offload] = match port {
             Backend::Netmap | Backend::Auto => &Offload::ALL,
             _ => &[Offload::GenericReceive, Offload::LargeReceive, Offload::ReceiveVlan],
@@ -120,6 +129,12 @@ impl Entry {
                 .ok()
                 .filter(|_| matches!(port, Backend::AfXdp | Backend::Auto))
                 .map(|c| [c.receive, c.transmit, c.combined]),
+            indirection: Indirection::of(&link.name)
+                .ok()
+                .flatten()
+                .filter(|_| matches!(port, Backend::AfXdp | Backend::Auto))
+                .map(|table| table.entries().to_vec()),
+            rss,
             endpoint: netlink.link(&endpoint).is_err().then_some(endpoint),
         })
     }
@@ -153,12 +168,24 @@ impl Entry {
                 changes += 1;
             }
         }
+        let mut channels = None;
         if let Some([receive, transmit, combined]) = self.channels {
             let before = Channels { receive, transmit, combined };
-            if Channels::of(&self.name)? != before {
-                before.set(&self.name)?;
-                changes += 1;
-            }
+            channels = (Channels::of(&self.name)? != before).then_some(before);
+        }
+        let is_in_question = channels.is_some() || self.rss == Rss::Workers;
+        let table = self.indirection.clone().filter(|_| is_in_question).and_then(Indirection::new);
+        let has_other_table = match &table {
+            Some(table) => table.make_way(&self.name)?,
+            None => false,
+        };
+        if let Some(before) = channels {
+            before.set(&self.name)?;
+            changes += 1;
+        }
+        if let Some(table) = &table {
+            let was_put_back = table.put_back(&self.name)?;
+            changes += usize::from(has_other_table || was_put_back);
         }
         if self.qdisc.is_some() && netlink.link(&self.name)?.qdisc != self.qdisc {
             netlink.reset_qdisc(&self.name)?;
@@ -249,7 +276,7 @@ impl Records {
             let look = || -> Result<Entry, NetError> {
                 let mut netlink = Netlink::open()?;
                 let link = netlink.link(name)?;
-                Entry::of(&link, port, &mut netlink)
+                Entry::of(&link, (port, interface.rss), &mut netlink)
             };
             if let Ok(entry) = look() {
                 records.push(Record::write(directory, entry)?);

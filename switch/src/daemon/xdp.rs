@@ -18,6 +18,7 @@
 use super::interface::{
     Kept, OpenError, Opened, Queue, net_error, open_host, open_sockets, opened, shared_link,
 };
+use super::rss;
 use crate::config::{Backend, HostEndpoint, Interface, Ring, Take};
 use crate::net::guard::Pass;
 use crate::net::offload::Offload;
@@ -78,7 +79,9 @@ pub(super) fn open(
         (None, Some(_)) => &Pass::ALL,
         (None, None) => &[],
     };
+    let table = rss::Before::of(name);
     let queues = enough_queues(&mut kept, name, workers)?;
+    let plan = table.spread(&mut kept, name, interface.rss, (queues, workers));
     let spec = AfXdpSpec {
         name: link.name.clone(),
         index: link.index,
@@ -119,6 +122,7 @@ pub(super) fn open(
             wire.set_beside(Box::new(beside)).map_err(|error| port_error(name, error))?;
         }
     }
+    kept.tell_of(plan.outcome());
     let mode = wires.first().and_then(Port::mode).unwrap_or_default();
     tracing::info!(interface = name, mode, queues, slots = spec.frames, "XDP sockets open");
     let queues = Queue::pair(wires, host);

@@ -6,7 +6,8 @@
 //!           \---- nft, guard        what the kernel may hear              NETLINK_NETFILTER
 //!   watch                           that something of it has changed
 //!   offload, channels, driver       segmentation, checksums; queues       SIOCETHTOOL
-//!   xdp_features                    what a driver can do with XDP sockets NETLINK_GENERIC
+//!   generic - xdp_features          what a driver can do with XDP sockets NETLINK_GENERIC
+//!         \-- indirection           by which queue a flow arrives         NETLINK_GENERIC, SIOCETHTOOL
 //!   held_port, port_user            ports kept from its stack; who uses one   bind, NETLINK_SOCK_DIAG
 //!   kernel_sockets                  all that its stack has at some addresses  NETLINK_SOCK_DIAG
 //!   sysctl                          /proc/sys/net, with the way back
@@ -23,7 +24,9 @@ mod address;
 mod channels;
 mod driver;
 mod error;
+mod generic;
 mod held_port;
+mod indirection;
 mod kernel_sockets;
 mod link;
 mod netlink;
@@ -46,6 +49,7 @@ pub use channels::{Channels, KeptChannels};
 pub use driver::driver;
 pub use error::NetError;
 pub use held_port::{HeldPorts, HoldError};
+pub use indirection::{Indirection, KeptIndirection};
 pub use kernel_sockets::{KernelSocket, kernel_sockets};
 pub use link::{Link, LinkState, MacvtapMode, Netlink};
 pub use port_user::PortUser;

@@ -37,7 +37,7 @@ struct Header {
 
 /// `struct nlmsgerr` without the copy of the request's header that follows its number.
 const ERROR_LEN: usize = 4 + HEADER_LEN;
-const HEADER_LEN: usize = size_of::<Header>();
+pub(super) const HEADER_LEN: usize = size_of::<Header>();
 const ATTRIBUTE_HEADER_LEN: usize = 4;
 /// Room for one datagram of a dump; the kernel fills at most 32 kB of what is offered.
 const RECEIVE_LEN: usize = 64 << 10;
@@ -129,7 +129,7 @@ impl Message {
     }
 
     /// The finished bytes, with `flags` besides its own and numbered `sequence`.
-    fn finish(mut self, flags: u16, sequence: u32) -> Vec<u8> {
+    pub(super) fn finish(mut self, flags: u16, sequence: u32) -> Vec<u8> {
         // A request of ours is never near 4 GiB.
         let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         let flags = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | flags;

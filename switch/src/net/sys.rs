@@ -95,6 +95,47 @@ impl EthtoolRequest for EthtoolDriver {}
 
 const _: () = assert!(size_of::<EthtoolDriver>() == 196);
 
+/// Entries of the largest table that fits a request; a card has up to 2,048 today.
+const MOST_ENTRIES: u16 = 4096;
+
+/// `struct ethtool_rxfh_indir` with room for so many entries. Not seen outside of this file, since the kernel goes by
+/// `entries`, which it changes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, NoUninit)]
+struct EthtoolIndirection {
+    command: u32,
+    entries: u32,
+    queues: [u32; MOST_ENTRIES as usize],
+}
+
+impl EthtoolRequest for EthtoolIndirection {}
+
+/// Runs `ETHTOOL_GRXFHINDIR`: the queue of each entry of an interface's indirection table.
+pub(super) fn indirection(fd: impl AsFd, name: [u8; NAME_LEN]) -> io::Result<Vec<u32>> {
+    const GET: u32 = 0x38;
+    let mut request = EthtoolIndirection {
+        command: GET,
+        entries: MOST_ENTRIES.into(),
+        queues: [0; MOST_ENTRIES as usize],
+    };
+    ethtool(fd, name, &mut request)?;
+    let entries = usize::try_from(request.entries).map_err(|_| Errno::OVERFLOW)?;
+    Ok(request.queues.get(..entries).ok_or(Errno::OVERFLOW)?.to_vec())
+}
+
+/// Runs `ETHTOOL_SRXFHINDIR`; without entries the driver chooses.
+pub(super) fn set_indirection(
+    fd: impl AsFd,
+    name: [u8; NAME_LEN],
+    entries: &[u32],
+) -> io::Result<()> {
+    const SET: u32 = 0x39;
+    let mut queues = [0; MOST_ENTRIES as usize];
+    queues.get_mut(..entries.len()).ok_or(Errno::OVERFLOW)?.copy_from_slice(entries);
+    let entries = u32::try_from(entries.len()).map_err(|_| Errno::OVERFLOW)?;
+    ethtool(fd, name, &mut EthtoolIndirection { command: SET, entries, queues })
+}
+
 /// Runs one command that takes `request` on the interface named by `name` (zero-terminated).
 pub(super) fn ethtool<T: EthtoolRequest>(
     fd: impl AsFd,
@@ -107,8 +148,9 @@ pub(super) fn ethtool<T: EthtoolRequest>(
     };
     // SAFETY: SIOCETHTOOL takes an `ifreq` whose data pointer leads to the structure of the command
     // that it begins with: each type that is an `EthtoolRequest` is given by `offload.rs`, `channels.rs`
-    // and `driver.rs` the commands that are for it alone. Both live until the call returns, and any
-    // numbers that the kernel writes are valid.
+    // and `driver.rs` the commands that are for it alone. Of the one whose length is in it, the kernel reads and
+    // writes no more than `entries` say, which the two functions above keep within the array. Both live until the call
+    // returns, and any numbers that the kernel writes are valid.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::SIOCETHTOOL, &raw mut outer) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

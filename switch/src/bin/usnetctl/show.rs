@@ -160,8 +160,26 @@ pub(crate) fn status(answer: &Value) -> String {
             }
         }
     }
+    for interface in list(&answer["interfaces"]) {
+        text.push_str(&rss(&cell(&interface["ifname"]), &interface["rss"]));
+    }
     text.push_str(&exchanges(answer));
     text
+}
+
+/// How flows come to the queues of an interface; nothing where that is not looked at.
+fn rss(name: &str, rss: &Value) -> String {
+    let Some(table) = rss["table"].as_str() else { return String::new() };
+    let what = match table {
+        "set" => "set for the workers",
+        "even" => "even for the workers as it was",
+        "left" => "left as it was",
+        _ => "none",
+    };
+    let shares: Vec<_> = list(&rss["shares"]).iter().map(cell).collect();
+    let label = if shares.is_empty() { "" } else { ", by queue: " };
+    let why = rss["why"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
+    format!("\nRSS table of {name}: {what}{why}{label}{}\n", shares.join(" "))
 }
 
 /// How the frames of ports that have several ways get into slots and back.

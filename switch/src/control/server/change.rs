@@ -21,7 +21,7 @@ use crate::config::{Backend, Config, Interface, Network};
 use crate::control::kernel_ports::KernelPorts;
 use crate::control::registry::{Holder, Registry};
 use crate::control::session::State;
-use crate::daemon::{Choice, Fresh, Order};
+use crate::daemon::{Fresh, Order, Serving};
 use crate::port::wire;
 use crate::session::InterfaceId;
 use crate::switch::InterfaceSpec;
@@ -54,12 +54,12 @@ impl SharedInterface {
         name: String,
         specs: &[InterfaceSpec],
         networks: Vec<Network>,
-        (gateways, choice): (Vec<IpAddr>, Option<Choice>),
+        (gateways, serving): (Vec<IpAddr>, Serving),
     ) -> Option<Self> {
         let first = specs.first()?;
         let (mac, mtu, port) = (first.mac, first.mtu, &first.wire);
         let unfinished = port.takes_unfinished() || port.info().backend == wire::BACKEND;
-        Some(Self { id, name, mac, mtu, networks, gateways, unfinished, choice })
+        Some(Self { id, name, mac, mtu, networks, gateways, unfinished, serving })
     }
 
     /// Its number, as an index.
@@ -269,9 +269,9 @@ impl Server {
 
     /// Has the workers serve an interface that was opened.
     fn serve_interface(&mut self, fresh: Fresh) -> Result<SharedInterface, Rejection> {
-        let Fresh { id, configured, networks, gateways, specs, choice } = fresh;
+        let Fresh { id, configured, networks, gateways, specs, serving } = fresh;
         let name = configured.name.clone();
-        let shared = SharedInterface::new(id, name, &specs, networks.clone(), (gateways, choice));
+        let shared = SharedInterface::new(id, name, &specs, networks.clone(), (gateways, serving));
         let shared = shared.ok_or_else(|| internal("an interface has no port", "no worker"))?;
         let index = shared.index();
         self.kernel_ports.add(index, &configured, &networks);

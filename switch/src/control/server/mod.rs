@@ -33,7 +33,7 @@ use super::registry::Registry;
 use super::session::{Action, Input, State};
 use crate::classify::Mac;
 use crate::config::{Config, Network};
-use crate::daemon::{Choice, KeeperLink, Workers};
+use crate::daemon::{KeeperLink, Serving, Workers};
 use crate::session::InterfaceId;
 use crate::snapshot::Snapshot;
 use crate::switch::{Event, SwitchError};
@@ -135,8 +135,8 @@ pub struct SharedInterface {
     pub gateways: Vec<IpAddr>,
     /// Whether unfinished frames save work here: its port takes them, or there is none but the clients.
     pub unfinished: bool,
-    /// What serves it, if that was left to be chosen.
-    pub choice: Option<Choice>,
+    /// How it is served.
+    pub serving: Serving,
 }
 
 /// Stops a [`Server`] from any thread.

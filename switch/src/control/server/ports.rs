@@ -80,7 +80,7 @@ impl Server {
                         supply.gone.get_or_insert((Instant::now(), Some(why)));
                     }
                 }
-                Notice::Reopened { interface, mac, mtu, gateways, choice } => {
+                Notice::Reopened { interface, mac, mtu, gateways, serving } => {
                     let index = usize::from(interface.0);
                     if let Some(supply) = self.supply.get_mut(&index) {
                         supply.gone = None;
@@ -91,7 +91,7 @@ impl Server {
                     let told = Told::PortReopened { ifname: &shared.name, mac: &address };
                     self.journal.tell(&told);
                     let has_moved = shared.mac != mac;
-                    (shared.mac, shared.mtu, shared.choice) = (mac, mtu, choice);
+                    (shared.mac, shared.mtu, shared.serving) = (mac, mtu, serving);
                     if !gateways.is_empty() {
                         shared.gateways = gateways;
                     }

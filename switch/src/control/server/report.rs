@@ -6,7 +6,7 @@ use crate::classify::Protocol;
 use crate::config::{Backend, HostEndpoint, Sharing, protocol_name};
 use crate::control::registry::{Holder, Rule};
 use crate::control::session::State;
-use crate::daemon::Choice;
+use crate::daemon::{Choice, Rss};
 use crate::snapshot::{InterfaceSnapshot, SessionSnapshot, SlotCount, Snapshot};
 use crate::steer::{PrefixRule, Scope};
 use serde::Serialize;
@@ -40,6 +40,8 @@ struct InterfaceStatus<'a> {
     port: Option<Backend>,
     /// If the port was to be chosen: which was, and why none that is better.
     chosen: Option<&'a Choice>,
+    /// How flows come to its queues, over XDP sockets.
+    rss: Option<&'a Rss>,
     host_endpoint: Option<HostEndpoint>,
     /// The interface that the other side of a bump has.
     behind: Option<&'a str>,
@@ -55,11 +57,13 @@ struct InterfaceStatus<'a> {
 pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'a> {
     let interfaces = server.served().map(|(index, interface)| {
         let configured = server.config.interfaces.iter().find(|c| c.name == interface.name);
+        let serving = &interface.serving;
         InterfaceStatus {
             ifname: &interface.name,
             mtu: interface.mtu,
-            port: interface.choice.as_ref().map(|c| c.port).or(configured.map(|c| c.port)),
-            chosen: interface.choice.as_ref(),
+            port: serving.choice.as_ref().map(|c| c.port).or(configured.map(|c| c.port)),
+            chosen: serving.choice.as_ref(),
+            rss: serving.rss.as_ref(),
             host_endpoint: configured.map(|c| c.host),
             behind: configured.and_then(|c| Some(c.behind.as_ref()?.interface.as_str())),
             addresses: interface.networks.iter().map(ToString::to_string).collect(),

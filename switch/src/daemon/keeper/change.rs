@@ -12,8 +12,8 @@
 
 use super::{Kept, Notice, Place, State, chain};
 use crate::config::{Backend, Interface, Network};
-use crate::daemon::auto::Choice;
 use crate::daemon::interface::{self, Opened, Wires};
+use crate::daemon::serving::Serving;
 use crate::daemon::{Changes, gateway};
 use crate::session::InterfaceId;
 use crate::switch::InterfaceSpec;
@@ -33,8 +33,8 @@ pub struct Fresh {
     pub gateways: Vec<IpAddr>,
     /// Its ports, by worker.
     pub specs: Vec<InterfaceSpec>,
-    /// What serves it, if that was left to be chosen.
-    pub choice: Option<Choice>,
+    /// How it is served.
+    pub serving: Serving,
 }
 
 impl State {
@@ -57,14 +57,14 @@ impl State {
             let record = self.records.begin(&configured).map_err(|error| chain(&error))?;
             let opened = interface::open(&configured, workers, &mut wires, &self.cards);
             let Opened { specs, addresses, kept } = opened.map_err(|error| chain(&error))?;
-            let choice = kept.choice().cloned();
+            let serving = kept.serving().clone();
             let changes = Some(Changes { kept, _records: record });
             let kept =
                 Kept { id, configured: configured.clone(), networks: addresses.clone(), changes };
             places.push(Place { is_late: true, due: None, ..Place::new(kept) });
             let gateways = gateway::of(&configured);
             let networks = addresses;
-            fresh.push(Fresh { id, configured, networks, gateways, specs, choice });
+            fresh.push(Fresh { id, configured, networks, gateways, specs, serving });
         }
         self.places.append(&mut places);
         Ok(fresh)

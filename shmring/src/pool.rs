@@ -682,7 +682,7 @@ impl Pool {
         count
     }
 
-    /// Makes `into` the client's frame with its first bytes replaced by `head`, which was copied
+    /// Makes `into` the client's frame, from where it begins in its slot, with its first bytes replaced by `head`, which was copied
     /// from it and checked: what leaves is what was checked. Returns false if `into` is no frame of
     /// this pool.
     #[inline]
@@ -699,7 +699,8 @@ impl Pool {
         into: &mut Frame,
         length: u16,
     ) -> bool {
-        if !self.taken(from) || length > from.length || !self.set_window(into, 0, length) {
+        let offset = into.offset;
+        if !self.taken(from) || length > from.length || !self.set_window(into, offset, length) {
             return false;
         }
         let source = self.arena.address(from.slot, from.offset);

@@ -240,7 +240,16 @@ impl Deliver {
 
     /// A daemon's copy of a client's frame, its head as it was judged; the token stays.
     pub(crate) fn copy_sent(&mut self, sent: &Sent<'_>) -> Option<Frame> {
+        self.copy_sent_behind(sent, 0)
+    }
+
+    /// The same with so many bytes of room before it, if the slot has these.
+    #[inline]
+    pub(crate) fn copy_sent_behind(&mut self, sent: &Sent<'_>, room: u16) -> Option<Frame> {
         let mut copy = self.pool.alloc()?;
+        if room > 0 && sent.frame.len() + usize::from(room) <= self.pool.slot_size() {
+            self.pool.set_window(&mut copy, room, 0);
+        }
         if self.pool.copy_vetted(sent.head(), &sent.frame, &mut copy) {
             copy.set_offload(sent.offload);
             return Some(copy);

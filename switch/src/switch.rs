@@ -10,6 +10,7 @@
 //! - After a step every frame that came in is accounted for ([`Totals`](crate::stats::Totals)), and every slot has one
 //!   owner ([`Snapshot::slots`](crate::snapshot::Snapshot::slots)).
 
+mod lanes;
 mod look;
 mod places;
 mod replace;
@@ -110,6 +111,22 @@ pub enum SwitchError {
     /// The worker has stopped.
     #[error("the switch has stopped")]
     Stopped,
+    /// The interface has no port that carries a VLAN, or what it would be a VLAN of cannot have any.
+    #[error("interface {} cannot be VLAN {id}", .interface.0)]
+    NoVlan {
+        /// The interface.
+        interface: InterfaceId,
+        /// The VLAN's identifier.
+        id: u16,
+    },
+    /// Another interface is this VLAN.
+    #[error("VLAN {id} of interface {} is another interface's", .of.0)]
+    VlanTaken {
+        /// What it is a VLAN of.
+        of: InterfaceId,
+        /// The VLAN's identifier.
+        id: u16,
+    },
     /// Another session has the same rule.
     #[error("another session has this rule at {address}")]
     RuleTaken {
@@ -182,6 +199,8 @@ pub enum Event {
 pub struct Switch {
     deliver: Deliver,
     interfaces: Places,
+    /// Numbers of those that have no port of their own, but a VLAN of another's.
+    lanes: Vec<usize>,
     /// Attached sessions, in the order in which they are served.
     live: Vec<SessionId>,
     /// Ended sessions whose slots are not all back.
@@ -202,6 +221,7 @@ impl Switch {
         Self {
             deliver: Deliver::new(pool),
             interfaces: Places::default(),
+            lanes: Vec::new(),
             live: Vec::new(),
             ending: Vec::new(),
             events: Vec::new(),
@@ -410,6 +430,9 @@ impl Switch {
         if deliver.tap.is_none()
             && let Some(count) = interface.receive_cut(deliver, from_host, glimpses, now)
         {
+            if interface.lanes.any() {
+                self.hand_over(index, now);
+            }
             return count;
         }
         let outlet = if from_host { interface.host.as_mut() } else { Some(&mut interface.wire) };
@@ -419,6 +442,7 @@ impl Switch {
         }
         interface.table.look_around();
         let count = inbox.len();
+        let has_lanes = interface.lanes.any();
         deliver.totals.received += count as u64;
         if let Some(tap) = &mut deliver.tap {
             tap.see_received(place(index, from_host), inbox, &deliver.pool);
@@ -426,9 +450,16 @@ impl Switch {
         while let Some(frame) = inbox.pop() {
             if from_host {
                 interface.from_host(deliver, frame, now);
+            } else if has_lanes {
+                interface.from_trunk(deliver, frame, now);
             } else {
                 interface.from_wire(deliver, frame, now);
             }
+        }
+        if has_lanes {
+            self.hand_over(index, now);
+        } else if from_host {
+            self.lift(index, now);
         }
         count
     }
@@ -452,14 +483,16 @@ impl Switch {
         while let Some(answer) = answers.pop() {
             deliver.to_client(answer, id);
         }
+        self.lift(index, now);
         moved.unwrap_or_else(|fault| {
-            deliver.fault(id, fault);
+            self.deliver.fault(id, fault);
             0
         })
     }
 
     /// Publishes, wakes, transmits.
     fn flush(&mut self, now: Time) -> usize {
+        self.lift_all(now);
         let Self { interfaces, deliver, events, .. } = self;
         deliver.flush();
         let mut moved = 0;

@@ -74,7 +74,7 @@ drop_reasons! {
     Malformed => "malformed",
     /// Sent to a link address that is not the interface's.
     NotForUs => "not_for_us",
-    /// Tagged for a VLAN that nobody serves.
+    /// A client tagged it: in which VLAN its frames are is not for it to say.
     Vlan => "vlan",
     /// No rule matches and there is no host stack.
     NoReceiver => "no_receiver",

@@ -103,7 +103,7 @@ impl Interface {
             if from_host {
                 self.from_host(deliver, frame, now);
             } else {
-                self.from_wire(deliver, frame, now);
+                self.from_trunk(deliver, frame, now);
             }
         }
     }

@@ -8,6 +8,8 @@
 //! ```
 
 use super::Interface;
+use super::from_wire::has_tag;
+use super::lanes::TAG;
 use super::recall::{Basis, LONG_AGO};
 use super::recent::{Key, Origin, Way};
 use super::steer::{Answer, Steered};
@@ -157,6 +159,10 @@ impl Interface {
         now: Time,
     ) -> Result<Way, DropReason> {
         let seen = classify_head(head, length).map_err(|_| DropReason::Malformed)?;
+        if self.vlan.is_some() && has_tag(head) {
+            // Not even one with a priority alone: another would come before it.
+            return Err(DropReason::Vlan);
+        }
         let Self { mac, table, sent_fragments, .. } = self;
         match vet(from, *mac, table, sent_fragments, &seen, head, now)? {
             Vetted::Plain | Vetted::Known(_) => {}
@@ -237,7 +243,8 @@ impl Interface {
             }
             return;
         }
-        match deliver.copy_sent(&sent) {
+        let room = if outlet.is_lane() { TAG } else { 0 };
+        match deliver.copy_sent_behind(&sent, room) {
             Some(copy) => {
                 outlet.push(deliver, copy, now);
                 deliver.complete(from, sent.frame);

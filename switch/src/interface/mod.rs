@@ -6,7 +6,8 @@
 //!                     +-- the switch itself (answers for addresses of clients)
 //! ```
 //!
-//! - A frame never leaves by the port that it came in on, nor by a port of another interface.
+//! - A frame never leaves by the port that it came in on, nor by a port of another interface, but for one of a VLAN,
+//!   which has no medium of its own ([`lanes`]).
 //! - A frame sent to the interface's own link address by a client or the kernel is steered as if it
 //!   had arrived; any other unicast frame goes to the wire.
 //! - What is otherwise where another network is behind the host port stands in [`bump`].
@@ -19,6 +20,7 @@ mod explain;
 mod from_client;
 mod from_host;
 mod from_wire;
+mod lanes;
 mod outlet;
 mod recall;
 mod recent;
@@ -27,6 +29,7 @@ mod steer;
 
 pub(crate) use early::Early;
 pub(crate) use from_host::ECHOES;
+pub(crate) use lanes::{Lanes, Vlan, put_on};
 pub(crate) use outlet::Outlet;
 pub(crate) use recent::Recent;
 pub(crate) use stations::Stations;
@@ -74,6 +77,10 @@ pub(crate) struct Interface {
     pub(crate) cut_through: bool,
     /// Where the stations of the two networks are, if there is one behind the host port.
     pub(crate) bump: Option<Stations>,
+    /// What VLAN it is, if it is one.
+    pub(crate) vlan: Option<Vlan>,
+    /// The interfaces that are its VLANs.
+    pub(crate) lanes: Lanes,
     /// Clients attached to it.
     pub(crate) clients: Vec<SessionId>,
 }

@@ -24,6 +24,8 @@ pub(crate) struct Outlet {
     pub(crate) failed: Option<io::Error>,
     /// Slots of clients from which the port sends: the first, and how many.
     tails: (u32, u32),
+    /// The frames go by another interface's port, with a tag.
+    is_lane: bool,
     /// What it is to those who capture.
     pub(crate) place: Option<Place>,
     /// Frames at the front of `out` that were seen by them already.
@@ -39,15 +41,23 @@ pub(crate) const SPLIT_HEAD: u16 = 192;
 const _: () = assert!(HEAD_LEN <= SPLIT_HEAD as usize && (SPLIT_HEAD as usize) < SPLIT_FROM);
 
 impl Outlet {
-    pub(crate) fn new(port: Box<dyn Port>, pool: &mut Pool) -> Self {
+    pub(crate) fn new(mut port: Box<dyn Port>, pool: &mut Pool) -> Self {
         let (out, tails) = (Burst::new(), allow_tails(port.as_ref(), pool));
         let (gone, unsent, failed, place, seen) = (false, false, None, None, 0);
-        Self { port, out, gone, unsent, failed, tails, place, seen }
+        let is_lane = port.lane().is_some();
+        Self { port, out, gone, unsent, failed, tails, is_lane, place, seen }
+    }
+
+    /// Whether its frames go by another interface's port.
+    #[inline]
+    pub(crate) fn is_lane(&self) -> bool {
+        self.is_lane
     }
 
     /// Another port in the place of this one, for which nothing waits.
-    pub(crate) fn put(&mut self, port: Box<dyn Port>, pool: &mut Pool) {
+    pub(crate) fn put(&mut self, mut port: Box<dyn Port>, pool: &mut Pool) {
         self.tails = allow_tails(port.as_ref(), pool);
+        self.is_lane = port.lane().is_some();
         self.port = port;
     }
 
@@ -84,7 +94,9 @@ impl Outlet {
         }
         let count = before - self.out.len();
         self.seen = self.out.len();
-        deliver.totals.to_ports += count as u64;
+        if !self.is_lane {
+            deliver.totals.to_ports += count as u64;
+        }
         count
     }
 
@@ -127,7 +139,7 @@ impl Outlet {
 
     /// Appends a frame, sending first if there is no room. What the port does not do of it is done before.
     #[inline]
-    pub(super) fn push(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
+    pub(crate) fn push(&mut self, deliver: &mut Deliver, frame: Frame, now: Time) {
         if frame.offload().is_unfinished() && !self.port.takes_unfinished() {
             return deliver.finish(frame, |deliver, done| self.push_as_is(deliver, done, now));
         }

@@ -18,6 +18,7 @@ pub mod af_packet;
 pub mod af_xdp;
 pub(crate) mod checksum;
 pub mod datagram;
+pub mod lane;
 pub mod netmap;
 pub mod tap;
 pub mod wire;
@@ -287,6 +288,17 @@ pub trait Port: Debug + Send {
     /// The same, to look at.
     fn as_netmap(&self) -> Option<&netmap::Netmap> {
         None
+    }
+
+    /// Itself, if its frames go by another interface's port.
+    fn lane(&mut self) -> Option<&mut lane::Lane> {
+        None
+    }
+
+    /// From now on frames of this VLAN (1..=4094) are the switch's, or not any more: for a port that leaves frames of
+    /// VLANs to the kernel.
+    fn serve_vlan(&mut self, id: u16, is_served: bool) {
+        let _ = (id, is_served);
     }
 
     /// Slots of clients from which it sends the rest of a frame where it lies ([`Pool::join`]). Only frames

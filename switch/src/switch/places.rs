@@ -9,7 +9,7 @@
 //! - What waited for a port of an interface that goes is dropped and counted: every sum stays right.
 
 use super::{Behind, InterfaceSpec, Switch, SwitchError};
-use crate::interface::{ECHOES, Early, Interface, Outlet, Recent, Stations};
+use crate::interface::{ECHOES, Early, Interface, Lanes, Outlet, Recent, Stations};
 use crate::session::InterfaceId;
 use crate::steer::{FragmentTable, Table};
 use crate::switch::place;
@@ -110,8 +110,13 @@ impl Switch {
             answers: crate::refusal::Bucket::default(),
             cut_through: spec.cut_through,
             bump: (spec.behind == Behind::Network).then(|| Stations::new(seed.rotate_left(16))),
+            vlan: None,
+            lanes: Lanes::default(),
             clients: Vec::new(),
         };
+        if interface.wire.is_lane() {
+            self.lanes.push(number);
+        }
         if self.deliver.tap.is_some() {
             show(id, &mut interface);
         }
@@ -129,6 +134,7 @@ impl Switch {
             self.detach(client);
         }
         self.retire_ports(id, true)?;
+        self.leave_lanes(id);
         if let Some(tap) = &mut self.deliver.tap {
             tap.forget_interface(id.0);
         }

@@ -13,6 +13,7 @@
 use super::{InterfaceSpec, Switch, SwitchError};
 use crate::deliver::Deliver;
 use crate::interface::{Outlet, Recent};
+use crate::port::lane::Lane;
 use crate::port::netmap::Netmap;
 use crate::port::{Burst, Exchange, Port, PortCounters, PortInfo};
 use crate::session::InterfaceId;
@@ -70,6 +71,9 @@ impl Switch {
         let InterfaceSpec { mac, mtu, wire, host, kernel_hears, cut_through, unmatched, .. } = spec;
         let claimed = wire.claimed_ports();
         install(&mut place.wire, wire, deliver);
+        for id in place.lanes.ids() {
+            place.wire.port.serve_vlan(id, true);
+        }
         if let Some(ports) = claimed {
             place.table.set_claimed(ports);
         }
@@ -150,6 +154,14 @@ impl Port for Successor {
 
     fn as_netmap(&self) -> Option<&Netmap> {
         self.port.as_netmap()
+    }
+
+    fn lane(&mut self) -> Option<&mut Lane> {
+        self.port.lane()
+    }
+
+    fn serve_vlan(&mut self, id: u16, is_served: bool) {
+        self.port.serve_vlan(id, is_served);
     }
 
     fn tails(&self) -> Range<u32> {

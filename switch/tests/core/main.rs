@@ -35,3 +35,4 @@ mod spoofing;
 mod stages;
 mod unfinished;
 mod unmatched;
+mod vlan;

@@ -11,3 +11,4 @@ pub(crate) mod frames;
 pub(crate) mod operations;
 pub(crate) mod port;
 pub(crate) mod rig;
+pub(crate) mod vlan;

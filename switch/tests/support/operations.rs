@@ -19,6 +19,8 @@ use usnet_switch::config::{Network, Unmatched};
 use usnet_switch::session::May;
 use usnet_switch::switch::{Behind, Event};
 
+/// The VLAN that an interface may be: one of those that frames are tagged for.
+const VLAN: u16 = 5;
 /// Clients in the world.
 const CLIENTS: u16 = 4;
 /// Operations of one program, so that the longest input ends soon.
@@ -72,6 +74,8 @@ struct World {
     scribbled: bool,
     /// Frames go through that are nobody's here, whatever they are.
     is_bump: bool,
+    /// The second interface is this VLAN of the first.
+    vlan: Option<u16>,
 }
 
 /// What the world knows of a client.
@@ -102,7 +106,19 @@ impl World {
             unmatched: if shape & 64 == 0 { Unmatched::Drop } else { Unmatched::Unreachable },
         };
         let is_bump = options.behind == Behind::Network;
-        Self { rig: Rig::with(options), clients: Default::default(), scribbled: false, is_bump }
+        let vlan = (shape & 128 != 0 && !is_bump && options.interfaces > 1).then_some(VLAN);
+        let mut rig = Rig::with(Options {
+            interfaces: if vlan.is_some() { 1 } else { options.interfaces },
+            ..options
+        });
+        if let Some(id) = vlan {
+            rig.add_vlan(1, id, &["10.0.1.1", "fd00::1"], options.host);
+        }
+        Self { rig, clients: Default::default(), scribbled: false, is_bump, vlan }
+    }
+
+    fn has_second(&self) -> bool {
+        self.rig.wires.len() > 1 || self.vlan.is_some()
     }
 
     fn operate(&mut self, input: &mut Input<'_>) {
@@ -111,14 +127,18 @@ impl World {
         match what % 20 {
             0..=4 => {
                 let count = 1 + input.below(80);
-                let frame = frame(input, false);
+                let mut frame = frame(input, false);
+                if let Some(id) = self.vlan.filter(|_| who & 1 != 0) {
+                    frame = tagged(&frame, id);
+                }
                 let interface = usize::from(who) % self.rig.wires.len();
                 let mut wire = self.rig.wires[interface].lock();
                 wire.incoming.extend((0..count).map(|_| frame.clone()));
             }
             5 => {
                 let frame = frame(input, true);
-                if let Some(host) = &self.rig.hosts[0] {
+                let of_vlan = self.vlan.is_some() && who & 1 != 0;
+                if let Some(host) = &self.rig.hosts[usize::from(of_vlan)] {
                     host.lock().incoming.push_back(frame);
                 }
             }
@@ -181,7 +201,7 @@ impl World {
 
     fn attach(&mut self, who: u16, input: &mut Input<'_>) {
         let shape = input.byte();
-        let interface = u8::from(self.rig.wires.len() > 1 && shape & 0x80 != 0);
+        let interface = u8::from(self.has_second() && shape & 0x80 != 0);
         let own = ip(&format!("10.0.{interface}.{}", 50 + who));
         let mut addresses = vec![ip(&format!("10.0.{interface}.1")), ip("fd00::1")];
         let mut exclusive = Vec::new();
@@ -343,7 +363,8 @@ impl World {
         }
         let seen = classify(frame).expect("malformed frames go nowhere");
         assert_eq!(seen.vlan, None, "no tagged frame reaches a client");
-        let ours = seen.destination == mac(life.interface);
+        let number = if self.vlan.is_some() { 0 } else { life.interface };
+        let ours = seen.destination == mac(number);
         assert!(ours || seen.destination.is_group(), "{seen:?}");
         let may_hear = match seen.payload {
             Payload::Ip(_) | Payload::Arp(_) => true,

@@ -145,6 +145,37 @@ impl ClaimMap {
     }
 }
 
+/// VLANs whose frames are the switch's: an array of one value, with a byte for each identifier.
+#[derive(Debug)]
+pub(super) struct VlanMap {
+    map: Map<u32, [u8; IDENTIFIERS]>,
+    memory: MapMemory,
+}
+
+/// As many as a tag can say.
+const IDENTIFIERS: usize = 1 << 12;
+
+impl VlanMap {
+    /// Of none.
+    pub(super) fn new() -> Result<Self, XdpError> {
+        let map = Map::create(MapKind::Array, "usnet_vlans", 1)?;
+        let memory = MapMemory::of(&map.raw).map_err(refused("map a BPF map"))?;
+        Ok(Self { map, memory })
+    }
+
+    /// The number by which instructions name the map.
+    pub(super) fn number(&self) -> i32 {
+        self.map.number()
+    }
+
+    /// From now on frames of this VLAN are the switch's, or are not.
+    pub(super) fn set(&self, id: u16, is_served: bool) {
+        if let Some(byte) = self.memory.bytes().get(usize::from(id)) {
+            byte.store(is_served.into(), Ordering::SeqCst);
+        }
+    }
+}
+
 /// When the kernel last sent something of a flow, in nanoseconds since the system began
 /// (`BPF_MAP_TYPE_LRU_HASH`).
 pub(super) type FlowMap = Map<FlowKey, u64>;

@@ -7,7 +7,7 @@
 //!   queue 2 --> socket --> worker 0
 //! ```
 
-use super::bpf::{ClaimMap, FlowMap, Hook, Kind, Link, Program, SocketMap, XdpError};
+use super::bpf::{ClaimMap, FlowMap, Hook, Kind, Link, Program, SocketMap, VlanMap, XdpError};
 use super::firewall::Firewall;
 use super::port::{AfXdp, Mode};
 use super::program::{Shares, XDP_PASS, take};
@@ -126,13 +126,14 @@ impl AfXdp {
             ports.iter_mut().for_each(|port| port.unbound.clear());
         }
         // Last, since from here on the kernel does not get the frames.
-        let InFront { hook, links, claimed } = put_in_front(spec, &sockets, workers)?;
+        let InFront { hook, links, claimed, vlans } = put_in_front(spec, &sockets, workers)?;
         let links = Arc::new(links);
         for port in &mut ports {
             port.mode = Mode { hook, is_polled: spec.busy_poll.is_some(), ..port.mode };
             port.links = Some(Arc::clone(&links));
             port.unnamed = Some(Arc::clone(&sockets));
             port.claimed.clone_from(&claimed);
+            port.vlans = Some(Arc::clone(&vlans));
             port.watch()?;
         }
         Ok(ports)
@@ -174,6 +175,7 @@ struct InFront {
     /// The XDP program's, and what serves it.
     links: Vec<Link>,
     claimed: Option<Arc<ClaimMap>>,
+    vlans: Arc<VlanMap>,
 }
 
 /// Loads the programs and attaches them.
@@ -194,7 +196,8 @@ fn put_in_front(spec: &AfXdpSpec, sockets: &SocketMap, workers: u8) -> io::Resul
         shares = Some(Shares { mac, addresses, claimed: map.number(), firewall });
         claimed = Some(Arc::new(map));
     }
-    let code = take(sockets.number(), &spec.passing, shares.as_ref(), XDP_PASS)
+    let vlans = Arc::new(VlanMap::new()?);
+    let code = take(sockets.number(), vlans.number(), &spec.passing, shares.as_ref(), XDP_PASS)
         .map_err(io::Error::other)?;
     // The program keeps the maps.
     let kind = Kind::Xdp { fragments: spec.mtu > USUAL_MTU };
@@ -210,7 +213,7 @@ fn put_in_front(spec: &AfXdpSpec, sockets: &SocketMap, workers: u8) -> io::Resul
         None => None,
     };
     let (hook, link) = attach(&program, spec)?;
-    Ok(InFront { hook, links: [link].into_iter().chain(watching).collect(), claimed })
+    Ok(InFront { hook, links: [link].into_iter().chain(watching).collect(), claimed, vlans })
 }
 
 /// The array of ports that the kernel serves.

@@ -17,7 +17,7 @@
 //! - Of what the program lets pass, what the kernel and the switch both need (ARP, neighbour discovery) comes
 //!   by a packet socket beside the queues, too.
 
-use super::bpf::{ClaimMap, Hook, Link, SocketMap};
+use super::bpf::{ClaimMap, Hook, Link, SocketMap, VlanMap};
 use super::open::AfXdpSpec;
 use super::queue::{Binding, Joining, Kick, Queue, wait_for_release};
 use super::receive::receive_from;
@@ -101,6 +101,8 @@ pub struct AfXdp {
     pub(super) unnamed: Option<Arc<SocketMap>>,
     /// Which ports the program leaves to the switch; one for all workers.
     pub(super) claimed: Option<Arc<ClaimMap>>,
+    /// Of which VLANs the program leaves nothing to the kernel; one for all workers.
+    pub(super) vlans: Option<Arc<VlanMap>>,
     /// The programs' places, taken off the interface before the last worker's queues are closed. Those of a
     /// queue that is closed are the kernel's.
     pub(super) links: Option<Arc<Vec<Link>>>,
@@ -138,6 +140,7 @@ impl AfXdp {
             counters: PortCounters::default(),
             unnamed: None,
             claimed: None,
+            vlans: None,
             links: None,
         }
     }
@@ -391,6 +394,12 @@ impl Port for AfXdp {
 
     fn claimed_ports(&self) -> Option<Arc<dyn ClaimedPorts>> {
         Some(Arc::clone(self.claimed.as_ref()?) as Arc<dyn ClaimedPorts>)
+    }
+
+    fn serve_vlan(&mut self, id: u16, is_served: bool) {
+        if let Some(vlans) = &self.vlans {
+            vlans.set(id, is_served);
+        }
     }
 
     fn tails(&self) -> Range<u32> {

@@ -11,7 +11,7 @@
 //!   any reading: whole, untagged, without options. All in doubt is the switch's to decide, which hands on
 //!   what is the kernel's.
 //! - What passes is exactly what [`Pass::covers`] says, bounds of the packet included; a test runs both
-//!   on every frame of the corpus.
+//!   on every frame of the corpus. Before that, frames of VLANs that the switch serves go to it, all of them.
 //! - A packet is read only behind a comparison with its end, which the kernel's verifier demands.
 
 use super::asm::{AsmError, Assembler, Code, Helper, If, Label, Op, Reg, Size};
@@ -64,9 +64,11 @@ pub(super) struct Shares {
 }
 
 /// A program that redirects all frames but those of the kinds `passing` to the socket that the XSKMAP
-/// `sockets` has for their queue. `otherwise` is what becomes of a frame whose queue has none.
+/// `sockets` has for their queue. `otherwise` is what becomes of a frame whose queue has none; `vlans`
+/// the array that says of which VLANs none pass.
 pub(super) fn take(
     sockets: i32,
+    vlans: i32,
     passing: &[Pass],
     shares: Option<&Shares>,
     otherwise: i32,
@@ -75,7 +77,7 @@ pub(super) fn take(
     let (redirect, pass, shared) = (a.label(), a.label(), a.label());
     a.set(CONTEXT, Reg::R1);
     if !passing.is_empty() {
-        sort(&mut a, passing, shared, pass);
+        sort(&mut a, vlans, passing, Ways { take: redirect, other: shared, pass });
     }
     a.bind(shared);
     if let Some(shares) = shares {
@@ -105,20 +107,42 @@ pub(super) fn need(a: &mut Assembler, length: i32, short: Label) {
     a.jump_if(SCRATCH, If::Above, END, short);
 }
 
-/// Jumps to `pass` or to `other`.
-fn sort(a: &mut Assembler, passing: &[Pass], other: Label, pass: Label) {
+/// Where [`sort`] goes.
+struct Ways {
+    /// With what is the switch's.
+    take: Label,
+    /// With what is undecided.
+    other: Label,
+    /// With what the kernel hears.
+    pass: Label,
+}
+
+/// Jumps to `take` with a frame of a VLAN that the switch serves; to `pass` or to `other` with any other.
+fn sort(a: &mut Assembler, vlans: i32, passing: &[Pass], ways: Ways) {
+    let Ways { take, other, pass } = ways;
     let has = |kind| passing.contains(&kind);
     let to = |yes| if yes { pass } else { other };
-    let (tagged, network, v4, v6) = (a.label(), a.label(), a.label(), a.label());
+    let (customer, tagged) = (a.label(), a.label());
+    let (network, v4, v6) = (a.label(), a.label(), a.label());
     a.load(Size::Word, HERE, CONTEXT, context::DATA);
     a.load(Size::Word, END, CONTEXT, context::DATA_END);
     need(a, 14, other);
     a.load(Size::Half, ETHERTYPE, HERE, 12);
     a.from_big_endian16(ETHERTYPE);
-    a.jump_if(ETHERTYPE, If::Equal, ETHERTYPE_VLAN, tagged);
+    a.jump_if(ETHERTYPE, If::Equal, ETHERTYPE_VLAN, customer);
     a.jump_if(ETHERTYPE, If::Equal, ETHERTYPE_SERVICE_VLAN, tagged);
     a.alu(Op::Add, HERE, 14);
     a.jump(network);
+
+    a.bind(customer);
+    need(a, 18, other);
+    a.load(Size::Half, SCRATCH, HERE, 14);
+    a.from_big_endian16(SCRATCH);
+    a.alu(Op::And, SCRATCH, 0xfff);
+    a.load_map_value(Reg::R1, vlans, 0);
+    a.alu(Op::Add, Reg::R1, SCRATCH);
+    a.load(Size::Byte, Reg::R0, Reg::R1, 0);
+    a.jump_if(Reg::R0, If::NotEqual, 0, take);
 
     a.bind(tagged);
     need(a, 18, other);

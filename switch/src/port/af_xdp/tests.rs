@@ -4,7 +4,7 @@
 
 mod firewall;
 
-use super::bpf::{ClaimMap, Hook, Kind, Program, SocketMap, XdpError};
+use super::bpf::{ClaimMap, Hook, Kind, Program, SocketMap, VlanMap, XdpError};
 use super::program::{Shares, XDP_DROP, XDP_PASS, take};
 use crate::classify::{Fragment, Mac, Payload, Protocol, classify};
 use crate::net::guard::Pass;
@@ -57,7 +57,7 @@ fn lines(text: &str) -> BTreeSet<String> {
 #[test]
 fn the_verifier_reads_the_same_instructions() {
     let Some(map) = sockets() else { return };
-    let claimed = ClaimMap::new(1).unwrap();
+    let (claimed, vlans) = (ClaimMap::new(1).unwrap(), VlanMap::new().unwrap());
     let shares = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         Shares { mac: OURS, addresses, claimed: claimed.number(), firewall: None }
@@ -72,7 +72,8 @@ fn the_verifier_reads_the_same_instructions() {
         [&[][..], &Pass::NEIGHBOURS, &Pass::ALL, &[Pass::Groups], &[Pass::Tagged], &[Pass::Dhcp]]
     {
         for shares in &shares {
-            let code = take(map.number(), passing, shares.as_ref(), XDP_PASS).unwrap();
+            let code =
+                take(map.number(), vlans.number(), passing, shares.as_ref(), XDP_PASS).unwrap();
             let explained = Program::explain(PLAIN, &code).unwrap();
             assert_eq!(lines(&explained), lines(&code.to_string()), "{passing:?}:\n{explained}");
         }
@@ -162,6 +163,7 @@ fn corpus() -> Vec<Vec<u8>> {
 #[test]
 fn what_passes_is_what_the_guard_lets_pass() {
     let Some(map) = sockets() else { return };
+    let vlans = VlanMap::new().unwrap();
     let frames = corpus();
     assert!(frames.len() > 5000, "{} frames", frames.len());
     let kinds = [
@@ -174,7 +176,7 @@ fn what_passes_is_what_the_guard_lets_pass() {
     ];
     for passing in kinds {
         // The map has no socket, so what would be redirected is dropped.
-        let code = take(map.number(), passing, None, XDP_DROP).unwrap();
+        let code = take(map.number(), vlans.number(), passing, None, XDP_DROP).unwrap();
         let program = Program::load(PLAIN, "usnet_take", &code).unwrap();
         let mut passed = 0;
         for frame in &frames {
@@ -189,9 +191,46 @@ fn what_passes_is_what_the_guard_lets_pass() {
 }
 
 #[test]
+fn frames_of_vlans_that_the_switch_serves_do_not_pass_whatever_is_in_them() {
+    let Some(map) = sockets() else { return };
+    let vlans = VlanMap::new().unwrap();
+    let frames: Vec<Vec<u8>> = corpus()
+        .into_iter()
+        .filter(|frame| !matches!(frame[12..14], [0x81, 0] | [0x88, 0xa8]))
+        .collect();
+    for passing in [&Pass::NEIGHBOURS[..], &Pass::ALL, &[Pass::Groups]] {
+        let code = take(map.number(), vlans.number(), passing, None, XDP_DROP).unwrap();
+        let program = Program::load(PLAIN, "usnet_take", &code).unwrap();
+        let passes = |frame: &[u8]| program.run(frame).unwrap() == XDP_PASS.cast_unsigned();
+        for (id, control) in [(1, 1), (42, 0xe02a), (4094, 0x1ffe)] {
+            vlans.set(id, true);
+            for frame in frames.iter().step_by(7) {
+                let tagged = |kind: u16, control: u16| {
+                    let mut tagged = frame.clone();
+                    let tag = [kind.to_be_bytes(), control.to_be_bytes()].concat();
+                    tagged.splice(12..12, tag);
+                    tagged
+                };
+                let covered = |frame: &[u8]| passing.iter().any(|pass| pass.covers(frame));
+                assert!(!passes(&tagged(0x8100, control)), "{id}: {frame:02x?}");
+                for other in [tagged(0x8100, control ^ 3), tagged(0x88a8, control), frame.clone()] {
+                    assert_eq!(passes(&other), covered(&other), "{passing:?}: {other:02x?}");
+                }
+            }
+            vlans.set(id, false);
+            let frame = frames.first().unwrap();
+            let mut tagged = frame.clone();
+            tagged.splice(12..12, [0x81, 0, control.to_be_bytes()[0], control.to_be_bytes()[1]]);
+            assert_eq!(passes(&tagged), passing.iter().any(|pass| pass.covers(&tagged)));
+        }
+    }
+}
+
+#[test]
 fn a_program_is_on_its_interface_until_its_link_is_dropped() {
     let Some(map) = sockets() else { return };
-    let code = take(map.number(), &Pass::ALL, None, XDP_PASS).unwrap();
+    let vlans = VlanMap::new().unwrap();
+    let code = take(map.number(), vlans.number(), &Pass::ALL, None, XDP_PASS).unwrap();
     let program = Program::load(PLAIN, "usnet_take", &code).unwrap();
     let namespace = Namespace::create().unwrap();
     let body = || -> Result<(), NetError> {
@@ -230,10 +269,10 @@ const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
 fn claims(map: &SocketMap) -> (Table, Program, Vec<IpAddr>) {
     let addresses: Vec<IpAddr> =
         ["10.0.0.1", "fd00::1", "10.0.0.2"].iter().map(|a| a.parse().unwrap()).collect();
-    let claimed = Arc::new(ClaimMap::new(1).unwrap());
+    let (claimed, vlans) = (Arc::new(ClaimMap::new(1).unwrap()), VlanMap::new().unwrap());
     let (mac, number) = (OURS, claimed.number());
     let shares = Shares { mac, addresses: addresses.clone(), claimed: number, firewall: None };
-    let code = take(map.number(), &Pass::ALL, Some(&shares), XDP_DROP).unwrap();
+    let code = take(map.number(), vlans.number(), &Pass::ALL, Some(&shares), XDP_DROP).unwrap();
     let program = Program::load(PLAIN, "usnet_share", &code).unwrap();
     let mut table = Table::new(Some(Receiver::Host), 1);
     for address in &addresses {

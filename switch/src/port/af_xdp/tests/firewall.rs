@@ -3,7 +3,7 @@
 use super::{OURS, PLAIN, corpus, lines, sockets};
 use crate::classify::{Classified, Fragment, Payload, Protocol, classify};
 use crate::net::guard::Pass;
-use crate::port::af_xdp::bpf::{ClaimMap, FlowMap, Kind, Program};
+use crate::port::af_xdp::bpf::{ClaimMap, FlowMap, Kind, Program, VlanMap};
 use crate::port::af_xdp::firewall::Firewall;
 use crate::port::af_xdp::program::{Shares, XDP_DROP, XDP_PASS, take};
 use crate::port::af_xdp::watch::{FlowKey, watch};
@@ -30,13 +30,14 @@ impl Wall {
     /// `None` without the privilege.
     fn new(addresses: &[&str], ping: bool) -> Option<Self> {
         let map = sockets()?;
-        let flows = FlowMap::flows().unwrap();
+        let (flows, vlans) = (FlowMap::flows().unwrap(), VlanMap::new().unwrap());
         let (claimed, named) = (ClaimMap::new(0).unwrap(), ClaimMap::new(0).unwrap());
         let firewall = Firewall { flows: flows.number(), named: named.number(), ping };
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         let (mac, firewall) = (OURS, Some(firewall));
         let shares = Shares { mac, addresses, claimed: claimed.number(), firewall };
-        let code = take(map.number(), &Pass::NEIGHBOURS, Some(&shares), XDP_DROP).unwrap();
+        let code =
+            take(map.number(), vlans.number(), &Pass::NEIGHBOURS, Some(&shares), XDP_DROP).unwrap();
         let explained = Program::explain(PLAIN, &code).unwrap();
         assert_eq!(lines(&explained), lines(&code.to_string()), "{explained}");
         let xdp = Program::load(PLAIN, "usnet_take", &code).unwrap();

@@ -21,6 +21,8 @@ mod bump;
 pub mod lab;
 pub mod programs;
 pub mod steps;
+pub mod trunk;
 
 pub use lab::{Lab, Running};
 pub use programs::{is_installed, program, skip};
+pub use trunk::Trunk;

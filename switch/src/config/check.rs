@@ -35,7 +35,7 @@ impl Problems {
         self.0.push(problem);
     }
 
-    fn range(&mut self, key: impl Display, value: u32, least: u32, most: u32) -> u32 {
+    pub(super) fn range(&mut self, key: impl Display, value: u32, least: u32, most: u32) -> u32 {
         if !(least..=most).contains(&value) {
             self.add(key, value, format_args!("must be from {least} to {most}"));
         }
@@ -304,6 +304,7 @@ fn check_interfaces(
         }
         interfaces.push(interface);
     }
+    super::vlan::check_all(&mut interfaces, problems);
     interfaces
 }
 
@@ -323,6 +324,7 @@ fn check_interface(
         zero_copy_transmit,
         name,
         port,
+        vlan,
         ring,
         take,
         rss,
@@ -340,6 +342,9 @@ fn check_interface(
         mtu,
     } = raw;
     check_name(format_args!("{key}.name"), name, problems);
+    let vlan = super::vlan::check(key, vlan.as_ref(), port, host, problems);
+    let port = port.get_or_insert_default();
+    let is_vlan = *port == Backend::Vlan;
     let has_own_address = *macvtap == Some(MacvtapKind::Bridge);
     let by_device =
         !matches!(port, Backend::Netmap | Backend::Tap | Backend::Wire) && !has_own_address;
@@ -434,8 +439,10 @@ fn check_interface(
         let allowed = "names the wire that interfaces share, so only with port \"wire\"";
         problems.add(format_args!("{key}.network"), quoted(network), allowed);
     }
-    if *port == Backend::Wire && addresses.is_empty() {
-        problems.add(&list_key, "[]", "must be given: a wire has no addresses of its own");
+    if matches!(port, Backend::Wire | Backend::Vlan) && addresses.is_empty() {
+        let what = if is_vlan { "VLAN" } else { "wire" };
+        let allowed = format_args!("must be given: a {what} has no addresses of its own");
+        problems.add(&list_key, "[]", allowed);
     }
     let list_key = format!("{key}.gateways");
     let gateways: Vec<IpAddr> = problems.list(&list_key, gateways, ADDRESS);
@@ -446,7 +453,7 @@ fn check_interface(
     }
     let own_link = !has_kernel;
     let mac = mac.as_ref().and_then(|text| {
-        let is_free = own_link || behind.is_some() || has_own_address;
+        let is_free = (own_link && !is_vlan) || behind.is_some() || has_own_address;
         let mac = parse_mac(text).filter(|mac| is_free && !mac.is_group());
         if mac.is_none() {
             let allowed = "must be six hexadecimal bytes with colons, of a unicast address, and only \
@@ -469,6 +476,7 @@ fn check_interface(
     Interface {
         name: name.clone(),
         port: *port,
+        vlan,
         ring: *ring,
         take: *take,
         rss: *rss,
@@ -482,7 +490,10 @@ fn check_interface(
         gateways,
         host_ports: all_host_ports,
         host_sources,
-        flow_ports: check_flow_ports(key, flow_ports, has_kernel && !is_alone, problems),
+        flow_ports: {
+            let is_shared = (has_kernel || is_vlan) && !is_alone;
+            check_flow_ports(key, flow_ports, is_shared, problems)
+        },
         host_ping: *host_ping,
         on_unmatched: *on_unmatched,
         network: network.clone(),

@@ -23,6 +23,7 @@ mod prefixes;
 mod protocols;
 mod raw;
 mod service;
+mod vlan;
 
 pub use client::ClientConfig;
 pub use difference::Difference;
@@ -34,6 +35,7 @@ pub use protocols::{NoProtocol, Protocols};
 pub use raw::{Backend, HostEndpoint, MacvtapKind, RawConfig, Ring, Rss, Sharing, Take, Unmatched};
 pub use service::{Refused, Services};
 pub(crate) use service::{protocol_name, protocol_number};
+pub use vlan::Vlan;
 
 use crate::classify::Mac;
 use crate::port::af_xdp::BusyPoll;
@@ -65,7 +67,7 @@ pub struct Config {
     pub worker: Worker,
     /// Where counters are served, if they are.
     pub metrics: Option<MetricsAt>,
-    /// Interfaces, at least one, with different names.
+    /// Interfaces, at least one, with different names; VLANs come after what they are VLANs of.
     pub interfaces: Vec<Interface>,
     /// Who may attach; the first that fits decides. Ends with root and the daemon's own user.
     pub policies: Vec<Policy>,
@@ -133,6 +135,8 @@ pub struct Interface {
     pub name: String,
     /// How frames are read and written.
     pub port: Backend,
+    /// With port `vlan`: which, and of which interface.
+    pub vlan: Option<Vlan>,
     /// Form of the rings of a packet socket.
     pub ring: Ring,
     /// Which frames XDP sockets take from the kernel.

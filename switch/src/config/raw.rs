@@ -132,6 +132,8 @@ pub enum Backend {
     Netmap,
     /// The first of the others that can serve an interface that exists.
     Auto,
+    /// The port of another interface, which hands over and sends the frames of one VLAN.
+    Vlan,
 }
 
 impl Backend {
@@ -145,6 +147,7 @@ impl Backend {
             Self::Wire => "wire",
             Self::Netmap => "netmap",
             Self::Auto => "auto",
+            Self::Vlan => "vlan",
         }
     }
 
@@ -265,6 +268,14 @@ pub(super) struct RawBehind {
     pub(super) port: Option<Backend>,
 }
 
+/// Which VLAN of which interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawVlan {
+    pub(super) of: String,
+    pub(super) id: u16,
+}
+
 /// Where what no client claims goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
@@ -287,8 +298,11 @@ impl Default for RawHost {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawInterface {
     pub(super) name: String,
-    #[serde(default)]
-    pub(super) port: Backend,
+    /// Not given: that of a VLAN, or else a packet socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) port: Option<Backend>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vlan: Option<RawVlan>,
     #[serde(default)]
     pub(super) ring: Ring,
     #[serde(default)]

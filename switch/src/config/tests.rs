@@ -359,3 +359,68 @@ fn clients_that_are_known_have_a_user_a_place_and_ports_of_their_own() {
         assert!(error.contains(says), "{more}: {error}");
     }
 }
+
+/// An interface and what `more` says of another that is a VLAN.
+fn with_vlan(more: &str) -> String {
+    format!("[[interface]]\nname = \"eth1.42\"\naddresses = [\"10.42.0.1/24\"]\n{more}\n{ONE}")
+}
+
+#[test]
+fn a_vlan_is_opened_after_what_it_is_of_and_has_no_other_port() {
+    let config = parse(&with_vlan("vlan = { of = \"eth1\", id = 42 }")).unwrap();
+    let [parent, vlan] = config.interfaces.as_slice() else { panic!() };
+    assert_eq!((parent.name.as_str(), &parent.vlan), ("eth1", &None));
+    assert_eq!(vlan.vlan, Some(Vlan { of: "eth1".into(), id: 42 }));
+    assert_eq!((vlan.port, vlan.host), (Backend::Vlan, HostEndpoint::None));
+    let host = "vlan = { of = \"eth1\", id = 4094 }\nhost = \"tap\"\nflow_ports = [\"udp/1-9\"]\nmtu = 1400";
+    let config = parse(&with_vlan(host)).unwrap();
+    assert_eq!(
+        (config.interfaces[1].host, config.interfaces[1].mtu),
+        (HostEndpoint::Tap, Some(1400))
+    );
+    // What is in force is a configuration, and the same.
+    let again = toml::to_string(config.effective()).unwrap();
+    assert_eq!(parse(&again).unwrap().interfaces, config.interfaces);
+}
+
+#[test]
+fn what_cannot_be_a_vlan_is_said_with_what_can() {
+    let complain = |more: &str, parts: &[&str]| complaint(&with_vlan(more), parts);
+    for id in [0, 4095, 65_535] {
+        let more = format!("vlan = {{ of = \"eth1\", id = {id} }}");
+        complain(
+            &more,
+            &[&format!("interface[0].vlan.id = {id}: must be from 1 to 4094"), "untagged"],
+        );
+    }
+    complain("vlan = { of = \"eth1\", id = 65536 }", &["t.toml:4", "65536", "u16"]);
+    complain("vlan = { of = \"eth1\" }", &["t.toml:4", "missing field `id`"]);
+    complain(
+        "vlan = { of = \"eth9\", id = 1 }",
+        &["interface[0].vlan.of = \"eth9\"", "must be the name of an [[interface]]"],
+    );
+    complain(
+        "vlan = { of = \"eth1.42\", id = 1 }",
+        &["interface[0].vlan.of = \"eth1.42\"", "another [[interface]]"],
+    );
+    let vlan = "vlan = { of = \"eth1\", id = 42 }\n";
+    let more = format!(
+        "{vlan}[[interface]]\nname = \"b\"\naddresses = [\"10.0.0.1/8\"]\nvlan = {{ of = \"eth1.42\", id = 1 }}"
+    );
+    complain(&more, &["interface[1].vlan.of = \"eth1.42\": is a VLAN itself"]);
+    let more = format!("{vlan}[[interface]]\nname = \"b\"\naddresses = [\"10.0.0.1/8\"]\n{vlan}");
+    complain(&more, &["interface[1].vlan.id = 42", "once"]);
+    let bump = format!("{}host = {{ interface = \"eth2\" }}\n", with_vlan(vlan));
+    complaint(&bump, &["interface[0].vlan.of = \"eth1\"", "bump"]);
+    let with = |more: &str, parts: &[&str]| complain(&format!("{vlan}{more}"), parts);
+    with("port = \"af_xdp\"", &["interface[0].port = \"af_xdp\"", "must not be given"]);
+    with("host = \"veth\"", &["interface[0].host = \"veth\"", "\"none\" or \"tap\""]);
+    with("host = { interface = \"eth3\" }", &["interface[0].host = ", "both sides"]);
+    with("take = \"all\"", &["interface[0].take = \"all\"", "XDP"]);
+    with("mac = \"02:00:00:00:00:01\"", &["interface[0].mac = ", "only with port"]);
+    with("mtu = 9000", &["interface[0].mtu = 9000", "2026"]);
+    with("flow_ports = [\"udp/1\"]", &["interface[0].flow_ports", "kernel shares"]);
+    complain("port = \"vlan\"", &["interface[0].port = \"vlan\"", "vlan = { of = \"NAME\""]);
+    let bare = "[[interface]]\nname = \"v\"\nvlan = { of = \"eth1\", id = 42 }\n";
+    complaint(&format!("{bare}{ONE}"), &["interface[0].addresses = []", "a VLAN has no addresses"]);
+}

@@ -13,7 +13,7 @@
 
 use super::registry::{Grant, Refusal, Taken, Wish};
 use crate::classify::Protocol;
-use crate::config::{HostEndpoint, Interface, Network, Services};
+use crate::config::{Backend, HostEndpoint, Interface, Network, Services};
 use crate::net::{HeldPorts, HoldError, PortUser};
 use core::ops::RangeInclusive;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,8 @@ pub(crate) struct KernelPorts {
 
 /// Whether the kernel's stack goes on to use the addresses of an interface.
 fn is_shared(interface: &Interface) -> bool {
-    interface.port.has_link() && interface.behind.is_none() && interface.host != HostEndpoint::None
+    let has_kernel = interface.port.has_link() || interface.port == Backend::Vlan;
+    has_kernel && interface.behind.is_none() && interface.host != HostEndpoint::None
 }
 
 impl KernelPorts {

@@ -21,6 +21,7 @@ use super::macvtap;
 use super::netmap::Cards;
 use super::rss::Rss;
 use super::serving::Serving;
+use super::vlan::{self, Trunk};
 use super::xdp;
 use crate::classify::Mac;
 use crate::config::{Backend, HostEndpoint, Interface, Network, Ring};
@@ -391,7 +392,21 @@ pub(super) fn port_error(name: &str, what: &'static str, source: io::Error) -> O
     OpenError::Port { name: name.to_owned(), what, hint, source }
 }
 
-/// Opens an interface for `workers` workers, at least one.
+/// Opens an interface, also one that is a VLAN of another, of which `trunk` is what there is.
+pub(super) fn open_any(
+    interface: &Interface,
+    trunk: Option<Trunk>,
+    workers: usize,
+    wires: &mut Wires,
+    cards: &Cards,
+) -> Result<Opened, OpenError> {
+    if interface.vlan.is_some() {
+        return vlan::open(interface, trunk, workers);
+    }
+    open(interface, workers, wires, cards)
+}
+
+/// Opens an interface that is no VLAN for `workers` workers, at least one.
 ///
 /// # Errors
 /// [`OpenError`]; what was changed by then is put back.
@@ -411,6 +426,7 @@ pub fn open(
         Backend::Macvtap => macvtap::open(interface, workers, slot_size(cards)),
         Backend::Tap => open_tap(interface, workers, slot_size(cards)),
         Backend::Wire => open_wire(interface, wires),
+        Backend::Vlan => vlan::open(interface, None, workers),
         Backend::Netmap => {
             let (_, link, _, addresses) = shared_link(interface)?;
             cards.open_interface(interface, &link, Kept::of(&link), addresses, workers)
@@ -526,8 +542,12 @@ fn open_af_packet(interface: &Interface, workers: usize) -> Result<Opened, OpenE
 pub(super) fn can_return(
     interface: &Interface,
     networks: &[Network],
+    trunk: Option<Trunk>,
     cards: &Cards,
 ) -> Result<(), OpenError> {
+    if interface.vlan.is_some() {
+        return vlan::can_open(interface, trunk).map(drop);
+    }
     if let Some(behind) = &interface.behind {
         return bump::can_return(interface, behind, cards);
     }

@@ -16,6 +16,7 @@
 //! - The log has a line for each change, none for each attempt.
 
 mod change;
+mod vlans;
 
 pub use change::Fresh;
 
@@ -26,6 +27,7 @@ use super::interface::{self, Opened, Wires};
 use super::netmap::Cards;
 use super::record::Records;
 use super::serving::Serving;
+use super::vlan::Trunk;
 use super::workers::AllPorts;
 use crate::classify::Mac;
 use crate::config::{Interface, Network};
@@ -132,6 +134,8 @@ pub(super) struct Kept {
     pub(super) configured: Interface,
     /// Addresses that it must have to be the same.
     pub(super) networks: Vec<Network>,
+    /// What its VLANs have of it, as long as it is open.
+    pub(super) trunk: Trunk,
     /// What is put back when it is closed.
     pub(super) changes: Option<Changes>,
 }
@@ -366,7 +370,12 @@ impl State {
         let Self { places, cards, records, ports, notices, watch, .. } = self;
         let next_look = if watch.is_some() { LOOK } else { LOOK_BLINDLY };
         let now = Instant::now();
-        for place in places.iter_mut().filter(|place| place.due.is_some_and(|due| due <= now)) {
+        for at in 0..places.len() {
+            let trunk = vlans::trunk_of(places, at);
+            let Some(place) = places.get_mut(at) else { break };
+            if place.due.is_none_or(|due| due > now) {
+                continue;
+            }
             place.due = Some(now + next_look);
             if let Stage::Open { .. } = place.stage {
                 let Some(why) = place.look() else { continue };
@@ -374,16 +383,20 @@ impl State {
                 tracing::info!(interface = name, why, "it is opened again");
                 if place.retire(ports, Some(&why)) {
                     notices.send(Notice::Retired { interface: place.kept.id, why });
+                    vlans::retire_those_of(places, at, ports, notices);
                 }
             }
-            bring_back(place, (cards, records), ports, notices);
+            let Some(place) = places.get_mut(at) else { break };
+            bring_back(place, trunk, (cards, records), ports, notices);
         }
     }
 
     /// A port of this interface has failed: the other is closed, and all is put back.
     fn retire(&mut self, id: InterfaceId) {
-        if let Some(place) = self.places.iter_mut().find(|place| place.kept.id == id) {
-            place.retire(&self.ports, None);
+        let Some(at) = self.places.iter().position(|place| place.kept.id == id) else { return };
+        let Self { places, ports, notices, .. } = self;
+        if places.get_mut(at).is_some_and(|place| place.retire(ports, None)) {
+            vlans::retire_those_of(places, at, ports, notices);
         }
     }
 }
@@ -391,6 +404,7 @@ impl State {
 /// Looks, and opens.
 fn bring_back(
     place: &mut Place,
+    trunk: Option<Trunk>,
     (cards, records): (&Cards, &Records),
     ports: &AllPorts,
     notices: &EventSink<Notice>,
@@ -398,12 +412,12 @@ fn bring_back(
     let Place { kept, stage: Stage::Gone { since, why, next_open }, due, retry, .. } = place else {
         return;
     };
-    let Kept { id, configured, networks, changes } = kept;
+    let Kept { id, configured, networks, trunk: own, changes } = kept;
     let now = Instant::now();
-    let opened = match interface::can_return(configured, networks, cards) {
+    let opened = match interface::can_return(configured, networks, trunk, cards) {
         Ok(()) if *next_open > now => return *due = Some(*next_open),
         Ok(()) => {
-            let opened = open_again(configured, ports.workers(), cards, records);
+            let opened = open_again(configured, trunk, ports.workers(), cards, records);
             *next_open = now + *retry;
             *due = Some(*next_open);
             *retry = LAST_RETRY.min(*retry * 2);
@@ -428,6 +442,7 @@ fn bring_back(
         // The daemon is about to stop.
         _ => return *due = None,
     }
+    *own = Trunk { mac, mtu };
     let serving = changed.kept.serving().clone();
     *changes = Some(changed);
     let gone_ms = since.elapsed().as_millis();
@@ -442,12 +457,13 @@ fn bring_back(
 /// Opens an interface as at the start, with a record of how it is now.
 fn open_again(
     configured: &Interface,
+    trunk: Option<Trunk>,
     workers: usize,
     cards: &Cards,
     records: &Records,
 ) -> Result<(Vec<InterfaceSpec>, Changes), String> {
     let record = records.begin(configured).map_err(|error| chain(&error))?;
-    let opened = interface::open(configured, workers, &mut Wires::default(), cards);
+    let opened = interface::open_any(configured, trunk, workers, &mut Wires::default(), cards);
     let Opened { specs, kept, .. } = opened.map_err(|error| chain(&error))?;
     Ok((specs, Changes { kept, _records: record }))
 }

@@ -20,6 +20,7 @@ mod record;
 mod rss;
 mod serving;
 mod signal;
+mod vlan;
 mod worker;
 mod workers;
 mod xdp;
@@ -58,6 +59,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use thiserror::Error;
 use usnet_shmring::pool::Pool;
+use vlan::Trunk;
 
 /// An interface that is ready to be served.
 #[derive(Debug)]
@@ -124,15 +126,20 @@ impl ReadyInterface {
         let mut wires = interface::Wires::new(&config.interfaces, config.worker.count)?;
         let Prepared { cards, records, .. } = prepared;
         records.restore().log();
-        let open = |configured: &config::Interface| {
+        let mut all: Vec<Self> = Vec::with_capacity(config.interfaces.len());
+        for configured in &config.interfaces {
             let record = records.begin(configured)?;
+            let of = configured.vlan.as_ref().map(|vlan| vlan.of.as_str());
+            let trunk = all.iter().find(|open| of == Some(&open.configured.name));
+            let trunk = trunk.and_then(|open| Trunk::of(&open.specs));
+            let workers = config.worker.count;
             let Opened { specs, addresses, kept } =
-                interface::open(configured, config.worker.count, &mut wires, cards)?;
+                interface::open_any(configured, trunk, workers, &mut wires, cards)?;
             let gateways = gateway::of(configured);
             let (configured, changes) = (configured.clone(), Changes { kept, _records: record });
-            Ok(Self { configured, networks: addresses, gateways, specs, changes })
-        };
-        config.interfaces.iter().map(open).collect()
+            all.push(Self { configured, networks: addresses, gateways, specs, changes });
+        }
+        Ok(all)
     }
 }
 
@@ -250,7 +257,7 @@ impl Daemon {
         let start = |what| move |source| DaemonError::Start { what, source };
         let Prepared { memory, pools, cards, records } = prepared;
         let mut switches: Vec<Switch> = pools.into_iter().map(|p| Switch::new(p, seed())).collect();
-        let mut kept = Vec::with_capacity(interfaces.len());
+        let mut kept: Vec<Kept> = Vec::with_capacity(interfaces.len());
         let mut shared = Vec::with_capacity(interfaces.len());
         let mut kernel_ports = KernelPorts::default();
         for interface in interfaces {
@@ -266,7 +273,15 @@ impl Daemon {
                 (gateways, serving),
             );
             let Some(interface) = described else { continue };
+            let Some(trunk) = Trunk::of(&specs) else { continue };
             let Some(id) = add_interface(&mut switches, specs).map_err(refused)? else { continue };
+            if let Some(vlan) = &configured.vlan
+                && let Some(of) = kept.iter().find(|kept| kept.configured.name == vlan.of)
+            {
+                for switch in &mut switches {
+                    switch.set_vlan(id, of.id, vlan.id).map_err(refused)?;
+                }
+            }
             let index = usize::from(id.0);
             kernel_ports.add(index, &configured, &networks);
             if let Some(ports) = kernel_ports.flow_ports(index) {
@@ -274,7 +289,7 @@ impl Daemon {
                     switch.set_flow_ports(id, ports.clone()).map_err(refused)?;
                 }
             }
-            kept.push(Kept { id, configured, networks, changes: Some(changes) });
+            kept.push(Kept { id, configured, networks, trunk, changes: Some(changes) });
             shared.push(SharedInterface { id, ..interface });
         }
         let settings = &config.worker;

@@ -79,6 +79,8 @@ pub(super) struct Added {
     pub(super) flow_ports: Option<Services>,
     /// What is the host's from the first frame on.
     pub(super) host_rules: Vec<Rule>,
+    /// What interface it is a VLAN of, and which.
+    pub(super) vlan: Option<(InterfaceId, u16)>,
 }
 
 /// A handle to the worker thread for whoever opens ports; it keeps nothing running.
@@ -415,7 +417,7 @@ impl State {
     }
 
     fn add(&mut self, id: InterfaceId, added: Added) -> Result<(), SwitchError> {
-        let Added { spec, book, flow_ports, host_rules } = added;
+        let Added { spec, book, flow_ports, host_rules, vlan } = added;
         self.switch.add_interface_at(id, spec)?;
         if let Some((book, worker)) = book {
             self.switch.share_flows(id, book, worker)?;
@@ -425,6 +427,9 @@ impl State {
         }
         for rule in &host_rules {
             self.switch.give_rule(id, rule, crate::verdict::Receiver::Host)?;
+        }
+        if let Some((of, number)) = vlan {
+            self.switch.set_vlan(id, of, number)?;
         }
         self.watch_ports(id);
         Ok(())

@@ -153,7 +153,8 @@ impl Workers {
     }
 
     /// Gives each worker its part of an interface, in order; with several, they learn together. Where
-    /// `flow_ports` is given, flows are learned from these ports alone. `host_rules` are the host's before the first frame is received.
+    /// `flow_ports` is given, flows are learned from these ports alone. `host_rules` are the host's before the first frame is
+    /// received; where `vlan` is given, it is that of another.
     ///
     /// # Errors
     /// As [`Switch::add_interface_at`], and no worker has it.
@@ -163,12 +164,13 @@ impl Workers {
         specs: Vec<InterfaceSpec>,
         flow_ports: Option<&Services>,
         host_rules: &[Rule],
+        vlan: Option<(InterfaceId, u16)>,
     ) -> Result<(), SwitchError> {
         let book = super::book(self.all.len());
         for (number, (worker, spec)) in (0..).zip(self.all.iter().zip(specs)) {
             let book = book.clone().zip(WorkerId::new(number));
             let (flow_ports, host_rules) = (flow_ports.cloned(), host_rules.to_vec());
-            let added = Added { spec, book, flow_ports, host_rules };
+            let added = Added { spec, book, flow_ports, host_rules, vlan };
             if let Err(error) = worker.add(id, added) {
                 let _ = self.port_commands().remove(id);
                 return Err(error);

@@ -65,6 +65,15 @@ fn port(port: &Value) -> String {
     }
 }
 
+/// The port to the network; of a VLAN, which one it is.
+fn wire(interface: &Value) -> String {
+    let vlan = &interface["vlan"];
+    if vlan.is_null() {
+        return port(&interface["wire"]);
+    }
+    format!("vlan {} of {}", cell(&vlan["id"]), cell(&vlan["of"]))
+}
+
 /// `up`, `link down`, `gone 12 s`, and how often it came back.
 fn state(interface: &Value) -> String {
     let state = match (interface["state"].as_str(), interface["link"].as_str()) {
@@ -101,7 +110,7 @@ pub(crate) fn nics(interfaces: &Value) -> String {
             cell(&interface["mtu"]),
             cell(&interface["addresses"]),
             cell(&interface["gateways"]),
-            port(&interface["wire"]),
+            wire(interface),
             port(&interface["host"]),
             cell(&interface["clients"]),
             cell(&interface["flows"]),

@@ -100,6 +100,12 @@ fn cannot_come(new: &Interface, now: &[Interface]) -> Option<String> {
              already; name another network"
         ));
     }
+    if let Some(other) = now.iter().find(|other| new.vlan.is_some() && other.vlan == new.vlan) {
+        let other = &other.name;
+        return Some(format!(
+            "interface {name} would be the VLAN that {other} is; remove that first, then add this one"
+        ));
+    }
     let links = |i: &Interface| {
         let behind = i.behind.as_ref().map(|behind| behind.interface.clone());
         [Some(i.name.clone()), behind].into_iter().flatten().collect::<Vec<_>>()
@@ -222,7 +228,7 @@ impl Server {
         let mut served = Vec::new();
         let mut fresh = fresh.into_iter();
         while let Some(interface) = fresh.next() {
-            match self.serve_interface(interface) {
+            match self.serve_interface(interface, &served) {
                 Ok(shared) => served.push(shared),
                 Err(rejection) => {
                     // Ports close before what was changed for them is put back.
@@ -268,7 +274,11 @@ impl Server {
     }
 
     /// Has the workers serve an interface that was opened.
-    fn serve_interface(&mut self, fresh: Fresh) -> Result<SharedInterface, Rejection> {
+    fn serve_interface(
+        &mut self,
+        fresh: Fresh,
+        beside: &[SharedInterface],
+    ) -> Result<SharedInterface, Rejection> {
         let Fresh { id, configured, networks, gateways, specs, serving } = fresh;
         let name = configured.name.clone();
         let shared = SharedInterface::new(id, name, &specs, networks.clone(), (gateways, serving));
@@ -277,7 +287,11 @@ impl Server {
         self.kernel_ports.add(index, &configured, &networks);
         let flow_ports = self.kernel_ports.flow_ports(index);
         let host_rules: Vec<_> = host_rules(&configured, &networks).collect();
-        if let Err(error) = self.workers.add_interface(id, specs, flow_ports, &host_rules) {
+        let vlan = configured.vlan.as_ref().and_then(|vlan| {
+            let of = self.interfaces.values().chain(beside).find(|other| other.name == vlan.of);
+            Some((of?.id, vlan.id))
+        });
+        if let Err(error) = self.workers.add_interface(id, specs, flow_ports, &host_rules, vlan) {
             self.kernel_ports.remove(index);
             return Err(internal("a worker refuses the interface", error));
         }

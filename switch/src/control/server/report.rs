@@ -34,6 +34,12 @@ pub(super) struct Status<'a> {
 }
 
 #[derive(Serialize)]
+struct VlanReport<'a> {
+    of: &'a str,
+    id: u16,
+}
+
+#[derive(Serialize)]
 struct InterfaceStatus<'a> {
     ifname: &'a str,
     mtu: u16,
@@ -43,6 +49,8 @@ struct InterfaceStatus<'a> {
     /// How flows come to its queues, over XDP sockets.
     rss: Option<&'a Rss>,
     host_endpoint: Option<HostEndpoint>,
+    /// The VLAN that it is, and of which interface.
+    vlan: Option<VlanReport<'a>>,
     /// The interface that the other side of a bump has.
     behind: Option<&'a str>,
     addresses: Vec<String>,
@@ -65,6 +73,9 @@ pub(super) fn status<'a>(server: &'a Server, snapshot: &'a Snapshot) -> Status<'
             chosen: serving.choice.as_ref(),
             rss: serving.rss.as_ref(),
             host_endpoint: configured.map(|c| c.host),
+            vlan: configured
+                .and_then(|c| c.vlan.as_ref())
+                .map(|vlan| VlanReport { of: &vlan.of, id: vlan.id }),
             behind: configured.and_then(|c| Some(c.behind.as_ref()?.interface.as_str())),
             addresses: interface.networks.iter().map(ToString::to_string).collect(),
             gateways: &interface.gateways,

@@ -10,10 +10,12 @@
 //!   always follows.
 //! - Orders and notices keep their order, so after [`Notice::Removed`] nothing is said of that number any more.
 
+use super::vlans::open_trunk;
 use super::{Kept, Notice, Place, State, chain};
 use crate::config::{Backend, Interface, Network};
 use crate::daemon::interface::{self, Opened, Wires};
 use crate::daemon::serving::Serving;
+use crate::daemon::vlan::Trunk;
 use crate::daemon::{Changes, gateway};
 use crate::session::InterfaceId;
 use crate::switch::InterfaceSpec;
@@ -55,12 +57,16 @@ impl State {
             let keepers = late.filter(|p| may_keep(&p.kept.configured)).count();
             self.cards.count_keepers_since(keepers + usize::from(may_keep(&configured)));
             let record = self.records.begin(&configured).map_err(|error| chain(&error))?;
-            let opened = interface::open(&configured, workers, &mut wires, &self.cards);
+            let of = configured.vlan.as_ref().map(|vlan| vlan.of.as_str());
+            let trunk =
+                of.and_then(|of| open_trunk(&places, of).or_else(|| open_trunk(&self.places, of)));
+            let opened = interface::open_any(&configured, trunk, workers, &mut wires, &self.cards);
             let Opened { specs, addresses, kept } = opened.map_err(|error| chain(&error))?;
+            let trunk = Trunk::of(&specs).ok_or_else(|| "there is no worker".to_owned())?;
             let serving = kept.serving().clone();
             let changes = Some(Changes { kept, _records: record });
-            let kept =
-                Kept { id, configured: configured.clone(), networks: addresses.clone(), changes };
+            let networks = addresses.clone();
+            let kept = Kept { id, configured: configured.clone(), networks, trunk, changes };
             places.push(Place { is_late: true, due: None, ..Place::new(kept) });
             let gateways = gateway::of(&configured);
             let networks = addresses;

@@ -105,6 +105,37 @@ impl World {
 }
 
 #[test]
+fn frames_of_a_vlan_are_its_clients_beside_what_is_cut_through() {
+    for cut_through in [true, false] {
+        let mut world = World::new(Behind::Kernel, cut_through).with_clients();
+        world.rig.add_vlan(1, 42, &["10.0.0.1", "fd00::1"], false);
+        world.rig.attach(&Attach { id: 4, interface: 1, ..Attach::default() });
+        world.rig.claim(1, "10.0.0.1", UDP, 7, Some(4)).unwrap();
+        let ours = inward("10.0.0.9", "10.0.0.1").udp(9, 7);
+        let kernels = inward("10.0.0.9", "10.0.0.1").udp(9, 22);
+        let arriving = [
+            kernels.clone(),
+            tagged(&ours, 42),
+            ours.clone(),
+            tagged(&ours, 5),
+            tagged(&kernels, 42),
+            kernels.clone(),
+        ];
+        assert!(arriving.iter().all(|frame| world.ends[0].send(frame)));
+        world.rig.run();
+        assert_eq!(world.rig.received(4), std::slice::from_ref(&ours), "{cut_through}");
+        assert_eq!(world.rig.received(1), std::slice::from_ref(&ours));
+        assert_eq!(world.come_out(1), [kernels.clone(), tagged(&ours, 5), kernels]);
+        let answer = outward("10.0.0.1", "10.0.0.9").udp(7, 9);
+        world.rig.client(4).send(&answer);
+        world.rig.run();
+        assert_eq!(world.come_out(0), [tagged(&answer, 42)]);
+        world.rig.check();
+        world.end();
+    }
+}
+
+#[test]
 fn what_goes_through_needs_no_slot_and_nothing_else_is_changed() {
     for (cut_through, behind) in
         [(true, Behind::Network), (true, Behind::Kernel), (false, Behind::Network)]

@@ -1,12 +1,14 @@
 //! VLANs of one interface, each with clients and a kernel's part of its own, against a host that is in both.
 
 use serde_json::Value;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc::channel;
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
+use usnet::net::TcpStream;
 use usnet::services::http::{self, HttpOptions};
 use usnet::{Stack, StackOptions};
 use usnet_switch::net::Netlink;
@@ -311,5 +313,44 @@ fn vlans_go_and_come_back_with_the_interface_that_they_are_of() {
     assert_eq!(page(&lab, VLANS[1].1), "the page of sv0.43");
     server.join().expect("a client");
     drop(trunk);
+    lab.finish();
+}
+
+#[test]
+fn clients_in_one_vlan_of_a_network_in_memory_meet_and_those_of_two_do_not() {
+    let Some(mut lab) = Lab::hosts() else { return };
+    let end = |number: u8, vlans: &[u16]| {
+        let address = |network: u16| format!("addresses = [\"10.{network}.0.{number}/24\"]\n");
+        let wire = format!(
+            "[[interface]]\nname = \"w{number}\"\nport = \"wire\"\nnetwork = \"lan\"\n\
+             mac = \"02:00:00:77:00:0{number}\"\n{}",
+            address(77)
+        );
+        let vlan = |id: &u16| {
+            let of = format!("vlan = {{ of = \"w{number}\", id = {id} }}");
+            // Two have the same address, in two networks.
+            format!("[[interface]]\nname = \"w{number}.{id}\"\n{of}\n{}", address(42))
+        };
+        wire + &vlans.iter().map(vlan).collect::<String>()
+    };
+    lab.start_usnetd(&format!("{}{}{ANYBODY}", end(1, &[42]), end(2, &[42, 43])));
+    let server = serve(&lab, "w1.42", 1);
+    let fetch = |interface: &str, patience: u64| -> std::io::Result<String> {
+        let mut options = StackOptions::named("reader");
+        options.session.socket = lab.socket();
+        options.session.interface = interface.into();
+        let stack = Stack::attach(options)?;
+        let to = "10.42.0.1:80".parse().expect("an address");
+        let mut stream = TcpStream::connect_timeout(&stack, &to, Duration::from_secs(patience))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page)?;
+        Ok(page)
+    };
+    assert!(fetch("w2.43", 1).is_err(), "of another VLAN");
+    assert!(fetch("w2", 1).is_err(), "of none");
+    let page = fetch("w2.42", 10).expect("the page");
+    assert!(page.ends_with("the page of w1.42"), "{page}");
+    server.join().expect("a client");
     lab.finish();
 }

@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(of_one, 64);
         let of_all = (10..2000).filter(|remote| answer(*remote, 5, 0)).count();
         assert_eq!(of_one + of_all, 512);
-        let later = Stage::Datagrams.time().as_nanos() as u64;
+        let later = (Time(0) + Stage::Datagrams.time()).0;
         assert!(answer(7777, 5, later), "an idle one makes room");
         // What the client begins itself has its whole quota.
         let begun = (1..=1024)

@@ -326,7 +326,7 @@ mod tests {
         let address = "10.0.0.1".parse::<IpAddr>().unwrap().into();
         let kept = Rule { address, protocol: Protocol::TCP, first: 22, count: 1, scope, seed: 0 };
         let id = InterfaceId(3);
-        workers.add_interface(id, specs(), None, &[kept]).unwrap();
+        workers.add_interface(id, specs(), None, &[kept], None).unwrap();
         let whose = |words: &str| {
             let question = Question::parse(words).unwrap();
             let each = workers.look_at_each(move |switch, now| switch.explain(id, &question, now));
@@ -337,7 +337,7 @@ mod tests {
         assert!(!whose("w tcp 192.0.3.7:9 10.0.0.1:22").contains(&host));
         // One that cannot be kept is refused, and no worker has the interface.
         let elsewhere = Rule { address: Prefix::ANY.address(), ..kept };
-        assert!(workers.add_interface(InterfaceId(4), specs(), None, &[elsewhere]).is_err());
+        assert!(workers.add_interface(InterfaceId(4), specs(), None, &[elsewhere], None).is_err());
         let question = Question::parse("w tcp 192.0.2.7:9 10.0.0.1:22").unwrap();
         let look = move |switch: &mut Switch, now| {
             switch.explain(InterfaceId(4), &question, now).is_none()

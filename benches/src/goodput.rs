@@ -27,7 +27,7 @@ use usnet_switch::net::offload::Offloads;
 use usnet_switch::net::{InterfaceAddress, Netlink};
 use usnet_switch::port::netmap::Module;
 
-const INSIDE: &str = "10.9.0.1";
+pub(crate) const INSIDE: &str = "10.9.0.1";
 const OUTSIDE: &str = "10.9.0.2";
 /// The client's and the kernel's address on a TAP device.
 const ON_TAP: [&str; 2] = ["10.8.0.2", "10.8.0.1"];
@@ -48,7 +48,7 @@ pub enum Direction {
     In,
 }
 
-fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
+pub(crate) fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
     move |error| format!("cannot {what}: {error}")
 }
 
@@ -105,8 +105,8 @@ fn transfer(
 /// Two hosts on a veth.
 #[derive(Debug)]
 pub struct Veth {
-    inside: Namespace,
-    outside: Namespace,
+    pub(crate) inside: Namespace,
+    pub(crate) outside: Namespace,
 }
 
 impl Veth {
@@ -173,13 +173,13 @@ fn limit(stream: &TcpStream) -> Result<(), String> {
 
 /// A daemon in this process.
 #[derive(Debug)]
-struct Served {
+pub(crate) struct Served {
     daemon: Option<Daemon>,
     directory: PathBuf,
 }
 
 impl Served {
-    fn start(namespace: &Namespace, text: &str) -> Result<Self, String> {
+    pub(crate) fn start(namespace: &Namespace, text: &str) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("usnet-goodput-{}-{number}", std::process::id());

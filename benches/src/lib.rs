@@ -10,6 +10,7 @@
 //!   path      switch and clients as processes: throughput and round trips
 //!   workers   one worker or several, in one process
 //!   goodput   TCP of whole clients, beside the kernel's own
+//!   ping      what usnetd adds to a ping of the kernel's
 //!   bare      the same without any check
 //!   datagrams the kernel's UNIX datagram sockets
 //! ```
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod measure;
 pub mod path;
 pub mod pin;
+pub mod ping;
 pub mod pingpong;
 pub mod plot;
 pub mod report;

@@ -36,6 +36,7 @@ fn run(args: &Args) -> Result<(), String> {
             ("steer", common, look(), cli::steer::run(common.plan(), only)?)
         }
         Command::Latency(common) => ("latency", common, look(), cli::latency::run(common.plan())?),
+        Command::Ping(common) => ("ping", common, look(), cli::ping::run(common.plan())?),
         Command::Workers(common) => ("workers", common, look(), cli::workers::run(common.plan())?),
         Command::Tcp { only, common } => {
             ("tcp", common, look(), cli::tcp::run(common.plan(), only)?)

@@ -75,6 +75,18 @@ fn steer_stands_beside_the_first_of_its_kind() {
 }
 
 #[test]
+fn ping_stands_beside_the_kernel_alone() {
+    if !rustix::process::geteuid().is_root() || Command::new("ping").arg("-V").output().is_err() {
+        let must = std::env::var_os("USNET_TESTS_REQUIRE_ALL").is_some_and(|v| v == "1");
+        assert!(!must, "needs root, and ping");
+        return eprintln!("skipped: needs root, and ping");
+    }
+    let report = report(&["ping"]);
+    assert_eq!(report.rows.len(), 4, "{:?}", names(&report));
+    assert!(report.rows.iter().all(|row| row.yardstick == "ping, kernel alone"));
+}
+
+#[test]
 fn a_plot_is_written_where_it_was_asked_for() {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("plot");
     let folder = folder.to_str().expect("a path in Unicode");

@@ -1,12 +1,13 @@
 //! The flows that were learned for one session, and how many there may be.
 //!
 //! ```text
-//!   own    what it began itself                                     at most its quota
-//!   kept   answers to what others began, at ports of a group        at most half of the quota, and of one
-//!                                                                   remote address a sixteenth
+//!   own    what it began itself                                  at most its quota
+//!   kept   answers to what others began, at ports of a group     as many; the last quarter for remote
+//!                                                                addresses that have less than a sixteenth
 //! ```
 //!
-//! - What remote ends can bring about takes nothing from what the client begins itself.
+//! - What remote ends can bring about takes nothing from what the client begins itself, and no remote address
+//!   takes all from the others.
 //! - Oldest first: at a limit a few are looked at, and one that is idle is given up.
 
 use crate::classify::{Address, Flow};
@@ -41,7 +42,7 @@ pub(crate) struct Learned {
 }
 
 impl Learned {
-    /// At most `quota` flows that the session began, and half as many that others did.
+    /// At most `quota` flows that the session began, and as many that others did.
     pub(crate) fn new(quota: usize) -> Self {
         let quota = quota.min(EXACT_FLOWS);
         Self {
@@ -55,7 +56,7 @@ impl Learned {
     /// The session may have to keep what others begin, from now on: it is one of a group.
     #[cold]
     fn expect_kept(&mut self) {
-        self.kept = VecDeque::with_capacity(self.quota / 2);
+        self.kept = VecDeque::with_capacity(self.quota);
         self.remotes = vec![0; PARTS].into_boxed_slice();
     }
 
@@ -65,9 +66,9 @@ impl Learned {
 
     /// Whether one more that this remote end has begun is within the limits.
     fn may_keep(&mut self, table: &Table, remote: Address) -> bool {
-        let (is_full, most) = (self.kept.len() >= self.quota / 2, self.quota / 16);
-        let count = self.remotes_place(table, remote);
-        !is_full && count.is_some_and(|count| usize::from(*count) < most)
+        let (kept, quota) = (self.kept.len(), self.quota);
+        let has = self.remotes_place(table, remote).map_or(0, |count| usize::from(*count));
+        kept < quota / 4 * 3 || (kept < quota && has < quota / 16)
     }
 
     /// Whether one more flow may be learned for `id`. At the limit it looks at the oldest few, and gives up one that
@@ -166,15 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn one_remote_end_brings_about_a_sixteenth_and_all_together_half() {
+    fn one_remote_end_takes_nothing_from_the_last_quarter_and_all_take_nothing_from_the_client() {
         let (mut learned, mut table) = (Learned::new(1024), Table::new(None, 1));
         let mut answer = |remote, port, now| {
             learn(&mut learned, &mut table, flow(remote, port), Why::Answered, Time(now))
         };
         let of_one = (1..=1000).filter(|port| answer(9, *port, 0)).count();
-        assert_eq!(of_one, 64);
-        let of_all = (10..2000).filter(|remote| answer(*remote, 5, 0)).count();
-        assert_eq!(of_one + of_all, 512);
+        assert_eq!(of_one, 768);
+        let of_another = (1..=1000).filter(|port| answer(10, *port, 0)).count();
+        assert_eq!(of_another, 64);
+        let of_all = (11..2000).filter(|remote| answer(*remote, 5, 0)).count();
+        assert_eq!(of_one + of_another + of_all, 1024);
+        assert!(!answer(9, 5000, 0));
         let later = (Time(0) + Stage::Datagrams.time()).0;
         assert!(answer(7777, 5, later), "an idle one makes room");
         // What the client begins itself has its whole quota.
@@ -182,6 +186,6 @@ mod tests {
             .filter(|port| learn(&mut learned, &mut table, flow(5, *port), Why::Begun, Time(0)));
         assert_eq!(begun.count(), 1024);
         assert!(!learn(&mut learned, &mut table, flow(6, 1), Why::Begun, Time(0)));
-        assert_eq!(learned.iter().count(), 1024 + 512);
+        assert_eq!(learned.iter().count(), 2 * 1024);
     }
 }

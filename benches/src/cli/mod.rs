@@ -1,6 +1,7 @@
 //! What can be asked of `usnet-bench`.
 
 pub(crate) mod latency;
+pub(crate) mod ping;
 pub(crate) mod ring;
 pub(crate) mod steer;
 pub(crate) mod switch;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     },
     /// One worker and two, 64 and 1,500 bytes: each on a processor of its own with its clients' side.
     Workers(Common),
+    /// What usnetd adds to a ping of the kernel's on a shared interface, when it polls. For root.
+    Ping(Common),
     /// TCP goodput of clients, through packet and XDP sockets, a macvtap and a TAP device, beside the kernel's own
     /// over a veth. For root.
     Tcp {

@@ -191,18 +191,22 @@ impl KernelPorts {
         Ok(all)
     }
 
-    /// Lets the kernel have the ports of a grant again.
+    /// Lets the kernel have the ports of a grant again, but for those that are kept for a client: these are never free.
     pub(crate) fn give_back(&mut self, interface: usize, grant: &Grant) {
+        let mut gone = Vec::new();
         for address in &grant.addresses {
             let key = (interface, *address, grant.wish);
             if let Some(all) = self.held.get_mut(&key) {
-                all.pop();
+                gone.extend(all.pop());
                 if all.is_empty() {
                     self.held.remove(&key);
                 }
             }
         }
+        // What is to be kept is held together with those who give it back, before they do.
         self.settle(false);
+        drop(gone);
+        self.forget_free();
     }
 
     /// Keeps these ports, and no others any more, for clients that have yet to come. One that the kernel uses is left to
@@ -229,6 +233,10 @@ impl KernelPorts {
                 Err(_) => {}
             }
         }
+        self.forget_free();
+    }
+
+    fn forget_free(&mut self) {
         self.runs.retain(|_, (_, ports)| ports.strong_count() > 0);
     }
 

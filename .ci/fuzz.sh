@@ -11,7 +11,7 @@ if ! command -v c++ >/dev/null; then
 fi
 seconds="${USNET_FUZZ_SECONDS:-6}"
 # Linking every target as the release profile does takes longer than all the fuzzing.
-export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 unset CARGO_TARGET_DIR # cargo-fuzz keeps its build, which is instrumented, in fuzz/target
 for target in $(cargo +nightly fuzz list); do
     echo "--- $target, $seconds s"

@@ -14,8 +14,10 @@ pub(crate) fn run(plan: Plan, only: &str) -> Result<Vec<Row>, String> {
     let (bare, joined) = (Veth::new(false)?, Veth::new(true)?);
     let packet = ClientAndKernel::on_veth(false, "port = \"af_packet\"")?;
     let xdp = ClientAndKernel::on_veth(false, "port = \"af_xdp\"")?;
+    let pinned = ClientAndKernel::on_veth(false, "port = \"af_xdp\"\n[worker]\ncpu = 0")?;
     let macvtap = ClientAndKernel::on_veth(false, "port = \"macvtap\"")?;
     let large = format!("port = \"macvtap\"\n[memory]\nslot_size = {LARGE}\nport_slots = 1024");
+    let cut = ClientAndKernel::on_veth(false, &large)?;
     let passthru = ClientAndKernel::on_veth(true, &large)?;
     let tap = ClientAndKernel::on_tap(LARGE)?;
     let small = ClientAndKernel::on_tap(2048)?;
@@ -27,10 +29,13 @@ pub(crate) fn run(plan: Plan, only: &str) -> Result<Vec<Row>, String> {
     ];
     // What, and which of the two it stands beside.
     let mut yardsticks = vec![0, 1];
-    let pairs: [(_, [&str; 2], _); 6] = [
+    let pairs: [(_, [&str; 2], _); 8] = [
         (&packet, ["client -> kernel, af_packet", "kernel -> client, af_packet"], 0),
         (&xdp, ["client -> kernel, af_xdp", "kernel -> client, af_xdp"], 0),
+        (&pinned, ["client -> kernel, af_xdp, pinned", "kernel -> client, af_xdp, pinned"], 0),
         (&macvtap, ["client -> kernel, macvtap", "kernel -> client, macvtap"], 0),
+        // The kernel cuts what the client sends: on the veth are frames of 1,500 bytes.
+        (&cut, ["client -> kernel, macvtap, cut", "kernel -> client, macvtap, cut"], 0),
         (&passthru, ["client -> kernel, macvtap, joined", "kernel -> client, macvtap, joined"], 1),
         (&tap, ["client -> kernel, tap, joined", "kernel -> client, tap, joined"], 1),
         (

@@ -44,6 +44,12 @@ fn check(holds: bool, number: i32) -> io::Result<()> {
     if holds { Ok(()) } else { Err(error(number)) }
 }
 
+/// Whether a socket of this family can have such a group at all.
+fn check_v6(group: Ipv6Addr, is_v6: bool) -> io::Result<()> {
+    check(is_v6, ENOPROTOOPT)?;
+    check(group.is_multicast(), EINVAL)
+}
+
 impl Memberships {
     fn joined(&self) -> MutexGuard<'_, Vec<(IpAddr, Ipv4Addr)>> {
         self.joined.lock().unwrap_or_else(PoisonError::into_inner)
@@ -76,8 +82,7 @@ impl Memberships {
         interface: u32,
         is_v6: bool,
     ) -> io::Result<()> {
-        check(is_v6, ENOPROTOOPT)?;
-        check(group.is_multicast(), EINVAL)?;
+        check_v6(group, is_v6)?;
         check(interface == 0, ENODEV)?;
         self.join(engine, group.into(), Ipv4Addr::UNSPECIFIED)
     }
@@ -113,8 +118,7 @@ impl Memberships {
         interface: u32,
         is_v6: bool,
     ) -> io::Result<()> {
-        check(is_v6, ENOPROTOOPT)?;
-        check(group.is_multicast(), EINVAL)?;
+        check_v6(group, is_v6)?;
         self.leave(engine, |joined| joined.0 == group && interface == 0)
     }
 

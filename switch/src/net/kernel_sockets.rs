@@ -9,7 +9,6 @@ use super::port_user::{
 use crate::classify::Protocol;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use rustix::net::netlink;
-use std::collections::HashMap;
 
 /// Protocols that are asked for: those whose ports clients can have.
 const PROTOCOLS: [Protocol; 5] =
@@ -82,35 +81,57 @@ fn state(protocol: Protocol, state: u8) -> &'static str {
     }
 }
 
-/// The sockets of the calling thread's network namespace that hear what comes for one of these addresses, at most
-/// `most`, listening ones first; and how many more there are. None of the calling process, which holds ports for others.
-#[must_use]
-pub fn kernel_sockets(addresses: &[IpAddr], most: usize) -> (Vec<KernelSocket>, usize) {
-    let Ok(mut socket) = Socket::open(Some(netlink::SOCK_DIAG)) else { return (Vec::new(), 0) };
-    let mut all = Vec::new();
-    for protocol in PROTOCOLS {
-        for family in [AF_INET, AF_INET6] {
-            let message = Message::new(SOCK_DIAG_BY_FAMILY, 0, &Request::all(family, protocol));
-            // A kernel without this protocol has no such sockets.
-            let _ = socket.query(message, NLM_F_DUMP, |_, body| {
-                let Some((found, attributes)) = split_body::<Found>(body) else { return };
-                if addresses.iter().any(|address| covers(&found, attributes, *address)) {
-                    all.push(KernelSocket::of(&found, protocol));
-                }
-            });
+/// All sockets of the calling thread's network namespace and the processes that have them, as they are at one moment.
+#[derive(Debug)]
+pub struct KernelSockets {
+    /// Each with the addresses for which it hears what comes.
+    all: Vec<(KernelSocket, Vec<IpAddr>)>,
+}
+
+impl KernelSockets {
+    /// Looks for those that hear what comes for any of these addresses. None of the calling process, which holds ports for
+    /// others.
+    #[must_use]
+    pub fn look(addresses: &[IpAddr]) -> Self {
+        let mut all = Vec::new();
+        // What cannot be found out is left out.
+        let Ok(mut socket) = Socket::open(Some(netlink::SOCK_DIAG)) else { return Self { all } };
+        for protocol in PROTOCOLS {
+            for family in [AF_INET, AF_INET6] {
+                let request = Request::all(family, protocol);
+                let message = Message::new(SOCK_DIAG_BY_FAMILY, 0, &request);
+                // A kernel without this protocol has no such sockets.
+                let _ = socket.query(message, NLM_F_DUMP, |_, body| {
+                    let Some((found, attributes)) = split_body::<Found>(body) else { return };
+                    let hears = |address: &IpAddr| covers(&found, attributes, *address);
+                    let heard: Vec<IpAddr> = addresses.iter().copied().filter(hears).collect();
+                    if !heard.is_empty() {
+                        all.push((KernelSocket::of(&found, protocol), heard));
+                    }
+                });
+            }
         }
+        all.sort_by_key(|(one, _)| (one.remote.is_some(), one.protocol.0, one.local, one.remote));
+        let processes = processes_with_sockets();
+        for (one, _) in &mut all {
+            one.process = processes.get(&one.inode).filter(|_| one.inode != 0).cloned();
+        }
+        let own = std::process::id();
+        all.retain(|(one, _)| one.process.as_ref().is_none_or(|(pid, _)| *pid != own));
+        Self { all }
     }
-    let rank = |one: &KernelSocket| (one.remote.is_some(), one.protocol.0, one.local, one.remote);
-    all.sort_by_key(rank);
-    let own = std::process::id();
-    let processes: HashMap<u32, (u32, String)> = processes_with_sockets();
-    for one in &mut all {
-        one.process = processes.get(&one.inode).filter(|_| one.inode != 0).cloned();
+
+    /// Those that hear what comes for one of these addresses, at most `most`, listening ones first; and how many more
+    /// there are.
+    #[must_use]
+    pub fn at(&self, addresses: &[IpAddr], most: usize) -> (Vec<&KernelSocket>, usize) {
+        let is_at = |heard: &[IpAddr]| heard.iter().any(|address| addresses.contains(address));
+        let mut those: Vec<_> =
+            self.all.iter().filter(|(_, heard)| is_at(heard)).map(|(one, _)| one).collect();
+        let left_out = those.len().saturating_sub(most);
+        those.truncate(most);
+        (those, left_out)
     }
-    all.retain(|one| one.process.as_ref().is_none_or(|(pid, _)| *pid != own));
-    let left_out = all.len().saturating_sub(most);
-    all.truncate(most);
-    (all, left_out)
 }
 
 #[cfg(test)]
@@ -132,9 +153,11 @@ mod tests {
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
         let ports: Vec<u16> = line.split_whitespace().map(|w| w.parse().unwrap()).collect();
         let loopback = IpAddr::from([127, 0, 0, 1]);
-        let (all, left_out) = kernel_sockets(&[loopback], 10_000);
-        let (few, rest) = kernel_sockets(&[loopback], 1);
-        let elsewhere = kernel_sockets(&[IpAddr::from([127, 0, 0, 2])], 10_000).0;
+        let other = IpAddr::from([127, 0, 0, 2]);
+        let seen = KernelSockets::look(&[loopback, other]);
+        let (all, left_out) = seen.at(&[loopback], 10_000);
+        let (few, rest) = seen.at(&[loopback], 1);
+        let elsewhere = seen.at(&[other], 10_000).0;
         drop(python.stdin.take());
         python.wait().unwrap();
         let has = |port: u16, state: &str| {
@@ -144,7 +167,7 @@ mod tests {
             })
         };
         assert!(has(ports[0], "listening") && has(ports[1], "unconnected"), "{all:?}");
-        let to_it = |one: &&KernelSocket| one.remote.is_some_and(|there| there.port() == ports[0]);
+        let to_it = |one: &&&KernelSocket| one.remote.is_some_and(|there| there.port() == ports[0]);
         assert_eq!(all.iter().find(to_it).map(|one| one.state), Some("established"), "{all:?}");
         assert!(all.iter().all(|one| one.local.port() != own.local_addr().unwrap().port()));
         assert!(left_out == 0 && few.len() == 1 && rest > 0);

@@ -50,7 +50,7 @@ pub use driver::driver;
 pub use error::NetError;
 pub use held_port::{HeldPorts, HoldError};
 pub use indirection::{Indirection, KeptIndirection};
-pub use kernel_sockets::{KernelSocket, kernel_sockets};
+pub use kernel_sockets::{KernelSocket, KernelSockets};
 pub use link::{Link, LinkState, MacvtapMode, Netlink};
 pub use port_user::PortUser;
 pub use qdisc::KeptQdisc;

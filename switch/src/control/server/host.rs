@@ -4,7 +4,7 @@ use super::attach::{Rejection, internal};
 use super::{Server, report};
 use crate::classify::Protocol;
 use crate::config::{HostEndpoint, protocol_name};
-use crate::net::{KernelSocket, kernel_sockets};
+use crate::net::{KernelSocket, KernelSockets};
 use core::ops::RangeInclusive;
 use serde::Serialize;
 use std::net::IpAddr;
@@ -62,9 +62,9 @@ struct SocketReport {
     program: Option<String>,
 }
 
-impl From<KernelSocket> for SocketReport {
-    fn from(socket: KernelSocket) -> Self {
-        let (pid, program) = socket.process.unzip();
+impl From<&KernelSocket> for SocketReport {
+    fn from(socket: &KernelSocket) -> Self {
+        let (pid, program) = socket.process.clone().unzip();
         Self {
             protocol: protocol_name(socket.protocol),
             local: socket.local.to_string(),
@@ -85,13 +85,19 @@ impl Server {
                 "only root and the daemon's own user may see the kernel's sockets".to_owned();
             return Err((RefusalCode::NotPermitted, text));
         }
+        // Without a way to the kernel it has nothing at an interface.
+        let is_shared = |index: usize| self.kernel_ports.flow_ports(index).is_some();
+        let shared = self.served().filter(|(index, _)| is_shared(*index));
+        let addresses: Vec<IpAddr> =
+            shared.flat_map(|(_, interface)| &interface.networks).map(|n| n.address()).collect();
+        // Once for all of them: it takes the control thread's time.
+        let seen = KernelSockets::look(&addresses);
         let all = self.served().map(|(index, interface)| {
             let configured = self.config.interfaces.iter().find(|c| c.name == interface.name);
             let addresses: Vec<IpAddr> = interface.networks.iter().map(|n| n.address()).collect();
-            let is_shared = self.kernel_ports.flow_ports(index).is_some();
-            // Without a way to the kernel it has nothing here.
+            let is_shared = is_shared(index);
             let (sockets, left_out) =
-                if is_shared { kernel_sockets(&addresses, SOCKETS) } else { (Vec::new(), 0) };
+                if is_shared { seen.at(&addresses, SOCKETS) } else { (Vec::new(), 0) };
             let all_remotes = configured.iter().flat_map(|c| c.host_ports.iter());
             let some_remotes = configured.iter().flat_map(|c| &c.host_sources);
             let host_ports = all_remotes
